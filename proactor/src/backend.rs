@@ -1,0 +1,72 @@
+//! What a backend is to the [`Proactor`](crate::Proactor), and what the two share.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use crate::buf::BufGroup;
+use crate::op::{Completion, Op, Token};
+use crate::pipe::PipePool;
+use crate::pool::Workers;
+use crate::port::Port;
+use crate::stats::Counters;
+use crate::transfer::Transfer;
+
+/// A completion on its way to its callback.
+pub(crate) struct Event {
+    pub(crate) token: Token,
+    pub(crate) completion: Completion,
+}
+
+/// What a backend works with: the parts that are the same whatever runs below.
+pub(crate) struct Context {
+    pub(crate) pipes: PipePool,
+    pub(crate) bufs: Arc<BufGroup>,
+    pub(crate) port: Arc<Port>,
+    pub(crate) workers: Workers,
+    /// Completions, in the order of their delivery.
+    pub(crate) ready: VecDeque<Event>,
+    pub(crate) counters: Counters,
+}
+
+impl Context {
+    /// Queues a completion for delivery.
+    pub(crate) fn complete(&mut self, token: Token, completion: Completion) {
+        self.ready.push_back(Event { token, completion });
+    }
+}
+
+/// The bytes that a direct transfer moves before others get their turn.
+pub(crate) const TURN_BUDGET: usize = 2 << 20;
+
+/// The machinery that runs operations. It is called by the proactor alone, runs no code of its
+/// users, and delivers through [`Context::complete`]: exactly one completion that gives the
+/// operation back for each `submit`, before it any number without for multishot operations.
+pub(crate) trait Backend {
+    /// Starts an operation. Tokens' indices are small and dense: at most one operation is under
+    /// way for each. A failure is a completion like any other.
+    fn submit(&mut self, cx: &mut Context, token: Token, op: Op);
+
+    /// Asks an operation to end; its completion follows. Nothing happens if the token names none.
+    /// Never lost for want of room in a queue.
+    fn cancel(&mut self, cx: &mut Context, token: Token);
+
+    /// Hands over to the kernel what waits for that, and collects completions. With `block`, waits
+    /// for at least one, or for a watched descriptor, or a signal; returning early is allowed.
+    fn wait(&mut self, cx: &mut Context, block: bool) -> io::Result<()>;
+
+    /// Takes a transfer back whose pipe a worker has filled.
+    fn filled(&mut self, cx: &mut Context, token: Token, transfer: Box<Transfer>);
+
+    /// Watches a descriptor for good (the port's eventfd, the timer): its readability ends `wait`.
+    /// Whoever reads the descriptor does so after each `wait`.
+    fn watch(&mut self, fd: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// Readable when `wait` would find something.
+    fn fd(&self) -> BorrowedFd<'_>;
+
+    /// Gives up on what is still under way: keeps the memory that the kernel may yet touch from
+    /// ever being freed. Returns the number of operations.
+    fn abandon(&mut self) -> usize;
+}

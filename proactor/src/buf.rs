@@ -1,0 +1,200 @@
+//! Buffers that the kernel reads from ([`SendBuf`]) and writes to ([`RecvBuf`], leased from a
+//! [`BufGroup`]).
+
+use std::fmt;
+use std::ops::Deref;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex};
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// Bytes to be sent: shared, or owned so that the buffer can be used again afterwards.
+pub enum SendBuf {
+    /// Bytes that others may hold too.
+    Shared(Bytes),
+    /// A buffer of the caller's own; it comes back with the completion, capacity and all.
+    Owned(BytesMut),
+}
+
+impl SendBuf {
+    /// No bytes.
+    pub const fn new() -> SendBuf {
+        SendBuf::Shared(Bytes::new())
+    }
+}
+
+impl Default for SendBuf {
+    fn default() -> SendBuf {
+        SendBuf::new()
+    }
+}
+
+impl Deref for SendBuf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            SendBuf::Shared(bytes) => bytes,
+            SendBuf::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl SendBuf {
+    /// Takes the first `n` bytes off.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub fn advance(&mut self, n: usize) {
+        match self {
+            SendBuf::Shared(bytes) => bytes.advance(n),
+            SendBuf::Owned(bytes) => bytes.advance(n),
+        }
+    }
+}
+
+impl From<Bytes> for SendBuf {
+    fn from(bytes: Bytes) -> SendBuf {
+        SendBuf::Shared(bytes)
+    }
+}
+
+impl From<BytesMut> for SendBuf {
+    fn from(bytes: BytesMut) -> SendBuf {
+        SendBuf::Owned(bytes)
+    }
+}
+
+impl fmt::Debug for SendBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SendBuf").field(&self.len()).finish()
+    }
+}
+
+/// A set of equal buffers, leased one by one to received data. On the ring the kernel picks them
+/// from a provided buffer ring; on the emulated port they are taken as data is read.
+pub(crate) struct BufGroup {
+    /// From `Vec`, zeroed, so that pages no buffer ever used cost nothing.
+    memory: NonNull<u8>,
+    count: u16,
+    size: usize,
+    /// Ids of buffers that no one holds.
+    free: Mutex<Vec<u16>>,
+}
+
+// SAFETY: a buffer's bytes are touched only by whoever holds its id (the kernel or one `RecvBuf`),
+// and ids are handed out and taken back through the mutex.
+unsafe impl Sync for BufGroup {}
+// SAFETY: nothing in it is bound to a thread.
+unsafe impl Send for BufGroup {}
+
+impl BufGroup {
+    pub(crate) fn new(count: u16, size: usize) -> Arc<BufGroup> {
+        let memory = Box::into_raw(vec![0_u8; usize::from(count) * size].into_boxed_slice());
+        Arc::new(BufGroup {
+            memory: NonNull::new(memory.cast()).expect("a box is not null"),
+            count,
+            size,
+            free: Mutex::new((0..count).rev().collect()),
+        })
+    }
+
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The address of a buffer, for the kernel or for a read into it. Whoever writes there must
+    /// hold the id.
+    pub(crate) fn address(&self, id: u16) -> *mut u8 {
+        assert!(id < self.count);
+        self.memory
+            .as_ptr()
+            .wrapping_add(usize::from(id) * self.size)
+    }
+
+    /// Takes a free buffer's id.
+    pub(crate) fn take(&self) -> Option<u16> {
+        self.lock().pop()
+    }
+
+    /// Moves all free ids out.
+    pub(crate) fn take_all(&self, into: &mut Vec<u16>) {
+        let mut free = self.lock();
+        if !free.is_empty() {
+            into.append(&mut free);
+        }
+    }
+
+    /// Gives an id back that [`take`](BufGroup::take) gave.
+    pub(crate) fn give(&self, id: u16) {
+        self.lock().push(id);
+    }
+
+    /// Wraps what was written to a buffer. The caller must have held `id`, and gives it up.
+    pub(crate) fn filled(self: &Arc<Self>, id: u16, len: usize) -> RecvBuf {
+        assert!(len <= self.size);
+        RecvBuf {
+            len,
+            lease: Some((Arc::clone(self), id)),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<u16>> {
+        self.free.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Drop for BufGroup {
+    fn drop(&mut self) {
+        let len = usize::from(self.count) * self.size;
+        let memory = std::ptr::slice_from_raw_parts_mut(self.memory.as_ptr(), len);
+        // SAFETY: this is the box that `new` took apart, and its length. Every `RecvBuf` holds an
+        // `Arc` of the group, and so does a ring for as long as the kernel may write here.
+        drop(unsafe { Box::from_raw(memory) });
+    }
+}
+
+/// Received bytes, in a buffer of the proactor's that is used again when this is dropped.
+///
+/// There is a limited number of these buffers: copy what is to be kept for long.
+pub struct RecvBuf {
+    len: usize,
+    lease: Option<(Arc<BufGroup>, u16)>,
+}
+
+impl RecvBuf {
+    /// The end of a stream: no bytes, no buffer.
+    pub(crate) fn end() -> RecvBuf {
+        RecvBuf {
+            len: 0,
+            lease: None,
+        }
+    }
+}
+
+impl Deref for RecvBuf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match &self.lease {
+            None => &[],
+            // SAFETY: this lease alone holds the id, so nobody writes there until it is dropped;
+            // `len` was checked against the buffer's size, and the group outlives the borrow.
+            Some((group, id)) => unsafe {
+                std::slice::from_raw_parts(group.address(*id), self.len)
+            },
+        }
+    }
+}
+
+impl Drop for RecvBuf {
+    fn drop(&mut self) {
+        if let Some((group, id)) = self.lease.take() {
+            group.give(id);
+        }
+    }
+}
+
+impl fmt::Debug for RecvBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RecvBuf").field(&self.len).finish()
+    }
+}

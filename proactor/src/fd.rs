@@ -1,0 +1,194 @@
+//! Shared ownership of file descriptors, with what is worth knowing of them kept once.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::BytesMut;
+
+use crate::sys;
+
+/// A file descriptor shared by all who use it; the last one closes it. Cloning is a reference
+/// count, not a dup(2).
+#[derive(Clone)]
+pub struct Fd {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    fd: OwnedFd,
+    /// Never reused, as descriptor numbers are.
+    id: u64,
+    kind: OnceLock<FileKind>,
+    filesystem: OnceLock<Filesystem>,
+}
+
+/// What kind of thing a descriptor names (stat(2)'s `st_mode`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum FileKind {
+    /// A regular file.
+    Regular,
+    /// A directory.
+    Directory,
+    /// A pipe or FIFO.
+    Pipe,
+    /// A socket.
+    Socket,
+    /// A block device.
+    BlockDevice,
+    /// A character device.
+    CharDevice,
+    /// Anything else (eventfd, epoll, ...).
+    Other,
+}
+
+/// The kinds of file system whose behaviour decides how their files are sent (statfs(2)'s
+/// `f_type`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Filesystem {
+    /// Files that are memory: tmpfs, ramfs, hugetlbfs, memfd.
+    Memory,
+    /// Network file systems where sendfile is known to misbehave: NFS, SMB, CIFS.
+    Network,
+    /// Generated content whose size is not known beforehand: procfs, sysfs and their kin.
+    Generated,
+    /// The rest.
+    Other,
+}
+
+/// Whether bytes of a file can be had without waiting for a disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Residency {
+    /// In the page cache.
+    Hot,
+    /// Not, or not wholly.
+    Cold,
+    /// The file system doesn't say.
+    Unknown,
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+impl Fd {
+    /// Takes a descriptor over.
+    pub fn new(fd: impl Into<OwnedFd>) -> Fd {
+        Fd {
+            inner: Arc::new(Inner {
+                fd: fd.into(),
+                id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+                kind: OnceLock::new(),
+                filesystem: OnceLock::new(),
+            }),
+        }
+    }
+
+    /// Takes a socket or pipe over and makes it non-blocking.
+    ///
+    /// # Errors
+    /// fcntl(2)'s.
+    pub fn nonblocking(fd: impl Into<OwnedFd>) -> io::Result<Fd> {
+        let fd = fd.into();
+        sys::set_nonblocking(fd.as_fd())?;
+        Ok(Fd::new(fd))
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.inner.id
+    }
+
+    /// Lets the table of readiness registrations notice that a descriptor is gone.
+    pub(crate) fn watch(&self) -> FdWatch {
+        FdWatch(Arc::downgrade(&self.inner))
+    }
+
+    /// Whether this is the last reference, so that dropping it closes the descriptor.
+    pub fn is_last(&self) -> bool {
+        Arc::strong_count(&self.inner) == 1
+    }
+
+    /// The descriptor itself, if no one else shares it.
+    pub fn into_owned(self) -> Result<OwnedFd, Fd> {
+        Arc::try_unwrap(self.inner)
+            .map(|inner| inner.fd)
+            .map_err(|inner| Fd { inner })
+    }
+
+    /// What kind of thing this is; asked of the kernel once.
+    pub fn kind(&self) -> FileKind {
+        *self
+            .inner
+            .kind
+            .get_or_init(|| sys::file_kind(self.as_fd()).unwrap_or(FileKind::Other))
+    }
+
+    /// Which kind of file system it is on; asked of the kernel once.
+    pub fn filesystem(&self) -> Filesystem {
+        *self
+            .inner
+            .filesystem
+            .get_or_init(|| sys::filesystem(self.as_fd()).unwrap_or(Filesystem::Other))
+    }
+
+    /// Whether `len` bytes from `offset` can be had without waiting for a disk. Looks at the page
+    /// cache with cachestat(2) (Linux 6.5) and preadv2(2)'s `RWF_NOWAIT`; reads nothing in.
+    ///
+    /// The answer may be outdated by the time it is used: pages can be reclaimed.
+    pub fn residency(&self, offset: u64, len: u64) -> Residency {
+        if self.filesystem() == Filesystem::Memory {
+            return Residency::Hot;
+        }
+        sys::residency(self.as_fd(), offset, len)
+    }
+
+    /// Reads at most `len` bytes at `offset` into the spare capacity of `buf`, only as far as they
+    /// are in the page cache (preadv2(2) with `RWF_NOWAIT`; a plain read where files are memory).
+    ///
+    /// # Errors
+    /// `WouldBlock`: the disk would have to be waited for, or the file system can't tell: use
+    /// [`Op::Read`](crate::Op::Read). Else the read's own error. `Ok(0)` is the end of the file.
+    pub fn read_nowait(&self, buf: &mut BytesMut, len: usize, offset: u64) -> io::Result<usize> {
+        let nowait = self.filesystem() != Filesystem::Memory;
+        sys::pread_spare(self.as_fd(), buf, len, offset, nowait)
+    }
+}
+
+impl AsFd for Fd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Fd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.inner.fd.as_raw_fd()
+    }
+}
+
+impl From<OwnedFd> for Fd {
+    fn from(fd: OwnedFd) -> Fd {
+        Fd::new(fd)
+    }
+}
+
+impl From<std::fs::File> for Fd {
+    fn from(file: std::fs::File) -> Fd {
+        Fd::new(file)
+    }
+}
+
+impl fmt::Debug for Fd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Fd").field(&self.as_raw_fd()).finish()
+    }
+}
+
+pub(crate) struct FdWatch(std::sync::Weak<Inner>);
+
+impl FdWatch {
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+}

@@ -1,0 +1,57 @@
+//! A completion port for Linux: io_uring where it can be had, an emulated port where it cannot.
+//!
+//! A [`Proactor`] takes [operations](Op), runs them, and calls back when each is complete. It
+//! belongs to one thread; a process may have many.
+//!
+//! ```
+//! use proactor::{Callback, Op, Proactor, net};
+//!
+//! let proactor = Proactor::new()?;
+//! let (a, b) = net::pair()?;
+//! proactor.submit(
+//!     Op::Recv { socket: b, buf: bytes::BytesMut::with_capacity(16) },
+//!     Callback::once(|proactor, completion| {
+//!         let Some(Op::Recv { buf, .. }) = completion.op else { unreachable!() };
+//!         assert_eq!(&buf[..], b"hello");
+//!         proactor.stop();
+//!     }),
+//! );
+//! proactor.submit(
+//!     Op::Send { socket: a, buf: bytes::Bytes::from_static(b"hello").into(), more: false },
+//!     Callback::once(|_, completion| assert_eq!(completion.transferred, 5)),
+//! );
+//! proactor.run()?;
+//! # Ok::<(), std::io::Error>(())
+//! ```
+
+#![cfg(target_os = "linux")]
+
+mod backend;
+mod buf;
+mod builder;
+mod emulated;
+mod exec;
+mod fd;
+pub mod net;
+mod op;
+mod pipe;
+mod pool;
+mod port;
+mod proactor;
+mod probe;
+mod remote;
+mod ring;
+mod stats;
+mod sys;
+mod timer;
+mod transfer;
+
+pub use buf::{RecvBuf, SendBuf};
+pub use builder::{BackendChoice, Builder};
+pub use fd::{Fd, FileKind, Filesystem, Residency};
+pub use net::Address;
+pub use op::{Completion, Interest, Method, Op, Open, Output, SendFile, SendFileEnd, Token, Work};
+pub use proactor::{BackendKind, Callback, Handle, Handler, Proactor};
+pub use probe::{Feature, Limits, Probe, Refusal};
+pub use remote::{Gone, Remote};
+pub use stats::Stats;

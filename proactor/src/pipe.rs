@@ -1,0 +1,122 @@
+//! Pipes for splicing, and the bounded pool they are leased from.
+//!
+//! A pipe goes back to the pool only when it is empty: bytes that a failed transfer left behind
+//! must never reach another. One that isn't empty is closed.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::sys;
+
+/// A pipe's two ends, non-blocking.
+pub(crate) struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+    capacity: usize,
+}
+
+impl Pipe {
+    fn open(size: usize) -> io::Result<Pipe> {
+        let (read, write) = sys::pipe()?;
+        // EPERM: the user's quota (pipe-user-pages-soft) or pipe-max-size; take what there is.
+        let mut want = size;
+        let capacity = loop {
+            match sys::set_pipe_size(write.as_fd(), want) {
+                Ok(capacity) => break capacity,
+                Err(_) if want > 4 * sys::page_size() => want /= 4,
+                Err(_) => break sys::pipe_size(write.as_fd())?,
+            }
+        };
+        Ok(Pipe {
+            read,
+            write,
+            capacity,
+        })
+    }
+
+    pub(crate) fn reader(&self) -> BorrowedFd<'_> {
+        self.read.as_fd()
+    }
+
+    pub(crate) fn writer(&self) -> BorrowedFd<'_> {
+        self.write.as_fd()
+    }
+
+    /// The most bytes of a file that fit into the empty pipe, starting at `offset`: a slot holds
+    /// a page or the part of it that is wanted, so the first may be used in part only.
+    pub(crate) fn room_at(&self, offset: u64) -> usize {
+        self.capacity - (offset % sys::page_size() as u64) as usize
+    }
+}
+
+/// Pipes by count and size, from a builder's setting.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PipeLimits {
+    pub(crate) count: usize,
+    pub(crate) size: usize,
+}
+
+/// Who asks for a pipe.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lessee {
+    /// A direct transfer: has the pipe for microseconds, or gives it up on demand.
+    Direct,
+    /// A transfer whose fill may wait for a disk with the pipe in its hands.
+    Chain,
+}
+
+/// The pool.
+pub(crate) struct PipePool {
+    free: Vec<Pipe>,
+    leased: usize,
+    limits: PipeLimits,
+}
+
+impl PipePool {
+    /// Pipes kept open though no one uses them.
+    const IDLE: usize = 8;
+
+    pub(crate) fn new(limits: PipeLimits) -> PipePool {
+        PipePool {
+            free: Vec::new(),
+            leased: 0,
+            limits,
+        }
+    }
+
+    /// Leases an empty pipe, if the bound, the process's descriptors and the user's quota allow.
+    pub(crate) fn lease(&mut self, lessee: Lessee) -> Option<Pipe> {
+        // Some are out of the reach of fills that a slow disk may hold up.
+        let reserved = match lessee {
+            Lessee::Direct => 0,
+            Lessee::Chain => self.limits.count / 4,
+        };
+        if self.leased + reserved >= self.limits.count {
+            return None;
+        }
+        let pipe = match self.free.pop() {
+            Some(pipe) => pipe,
+            None => Pipe::open(self.limits.size)
+                .inspect_err(|e| log::debug!("no pipe to be had: {e}"))
+                .ok()?,
+        };
+        self.leased += 1;
+        Some(pipe)
+    }
+
+    /// Takes a pipe back that holds `left` bytes.
+    pub(crate) fn give_back(&mut self, pipe: Pipe, left: usize) {
+        self.leased -= 1;
+        if left == 0 && self.free.len() < Self::IDLE {
+            self.free.push(pipe);
+        }
+    }
+
+    pub(crate) fn leased(&self) -> usize {
+        self.leased
+    }
+
+    pub(crate) fn idle(&self) -> usize {
+        self.free.len()
+    }
+}

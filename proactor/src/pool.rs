@@ -1,0 +1,222 @@
+//! The worker pool: threads for what would block the loop. Bounded, started as needed, ended when
+//! idle. A full pool makes no one wait but the operation itself, in a queue.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use crate::exec;
+use crate::op::{Op, Token};
+use crate::port::{Done, Packet, Port};
+use crate::sys;
+use crate::transfer::Transfer;
+
+/// What a worker does.
+enum Job {
+    /// Runs an operation that may block.
+    Run(Token, Op),
+    /// Fills a transfer's pipe.
+    Fill(Token, Box<Transfer>),
+}
+
+struct Shared {
+    state: Mutex<State>,
+    work: Condvar,
+    /// Signalled when a thread ends.
+    ended: Condvar,
+    port: Arc<Port>,
+}
+
+struct State {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+    closed: bool,
+}
+
+/// The loop's side of the pool.
+pub(crate) struct Workers {
+    shared: Arc<Shared>,
+    limit: usize,
+}
+
+impl Workers {
+    /// How long a thread waits for work before it ends.
+    const IDLE: Duration = Duration::from_secs(5);
+    /// How long a closing pool waits for its threads.
+    const CLOSE: Duration = Duration::from_millis(500);
+
+    pub(crate) fn new(port: Arc<Port>, limit: usize) -> Workers {
+        Workers {
+            shared: Arc::new(Shared {
+                state: Mutex::new(State {
+                    jobs: VecDeque::new(),
+                    threads: 0,
+                    idle: 0,
+                    closed: false,
+                }),
+                work: Condvar::new(),
+                ended: Condvar::new(),
+                port,
+            }),
+            limit: limit.max(1),
+        }
+    }
+
+    /// Runs an operation on a worker; its packet goes to the port.
+    pub(crate) fn run(&self, token: Token, op: Op) {
+        self.push(Job::Run(token, op));
+    }
+
+    /// Fills a transfer's pipe on a worker.
+    pub(crate) fn fill(&self, token: Token, transfer: Box<Transfer>) {
+        self.push(Job::Fill(token, transfer));
+    }
+
+    fn push(&self, job: Job) {
+        let mut state = self.shared.lock();
+        state.jobs.push_back(job);
+        if state.idle >= state.jobs.len() || state.threads >= self.limit {
+            self.shared.work.notify_one();
+            return;
+        }
+        state.threads += 1;
+        drop(state);
+        let shared = Arc::clone(&self.shared);
+        let thread = std::thread::Builder::new().name("proactor-worker".into());
+        if let Err(e) = thread.spawn(move || shared.work()) {
+            self.shared.lock().threads -= 1;
+            self.without_threads(&e);
+        }
+    }
+
+    /// No thread could be started: those that there are take the job, or it fails.
+    fn without_threads(&self, error: &std::io::Error) {
+        let mut state = self.shared.lock();
+        if state.threads > 0 {
+            return;
+        }
+        let jobs = std::mem::take(&mut state.jobs);
+        drop(state);
+        for job in jobs {
+            let error = std::io::Error::new(
+                error.kind(),
+                format!("no worker thread could be started: {error}"),
+            );
+            self.shared.finish(match job {
+                Job::Run(token, op) => Packet::Done(Done {
+                    token,
+                    op,
+                    transferred: 0,
+                    result: Err(error),
+                }),
+                Job::Fill(token, mut transfer) => {
+                    transfer.filled(Err(error));
+                    Packet::Filled(token, transfer)
+                }
+            });
+        }
+    }
+
+    /// Takes an operation out whose turn has not come.
+    pub(crate) fn remove(&self, token: Token) -> Option<Op> {
+        match self.take(|job| matches!(job, Job::Run(t, _) if *t == token))? {
+            Job::Run(_, op) => Some(op),
+            Job::Fill(..) => None,
+        }
+    }
+
+    /// Takes a transfer out whose turn has not come.
+    pub(crate) fn remove_fill(&self, token: Token) -> Option<Box<Transfer>> {
+        match self.take(|job| matches!(job, Job::Fill(t, _) if *t == token))? {
+            Job::Fill(_, transfer) => Some(transfer),
+            Job::Run(..) => None,
+        }
+    }
+
+    fn take(&self, wanted: impl FnMut(&Job) -> bool) -> Option<Job> {
+        let mut state = self.shared.lock();
+        let at = state.jobs.iter().position(wanted)?;
+        state.jobs.remove(at)
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.shared.lock().threads
+    }
+
+    /// Ends the threads; waits for those that have nothing to wait for themselves. One that hangs
+    /// in the kernel ends when that lets it go, and what it owns is freed then.
+    pub(crate) fn close(&self) {
+        let end = Instant::now() + Self::CLOSE;
+        let mut state = self.shared.lock();
+        state.closed = true;
+        let jobs = std::mem::take(&mut state.jobs);
+        self.shared.work.notify_all();
+        while state.threads > 0 {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                log::warn!("{} worker threads are still blocked", state.threads);
+                break;
+            }
+            state = self
+                .shared
+                .ended
+                .wait_timeout(state, left)
+                .unwrap_or_else(|e| e.into_inner())
+                .0;
+        }
+        drop(state);
+        drop(jobs);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn work(&self) {
+        sys::block_all_signals();
+        while let Some(job) = self.next() {
+            self.finish(match job {
+                Job::Run(token, op) => Packet::Done(exec::blocking(token, op)),
+                Job::Fill(token, mut transfer) => {
+                    transfer.fill();
+                    Packet::Filled(token, transfer)
+                }
+            });
+        }
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut state = self.lock();
+        let job = loop {
+            if let Some(job) = state.jobs.pop_front() {
+                break Some(job);
+            }
+            if state.closed {
+                break None;
+            }
+            state.idle += 1;
+            let (again, timeout) = self
+                .work
+                .wait_timeout(state, Workers::IDLE)
+                .unwrap_or_else(|e| e.into_inner());
+            state = again;
+            state.idle -= 1;
+            if timeout.timed_out() && state.jobs.is_empty() {
+                break None;
+            }
+        };
+        if job.is_none() {
+            state.threads -= 1;
+            self.ended.notify_all();
+        }
+        job
+    }
+
+    /// Posts a packet. A loop that is gone doesn't want it: what it owns is freed here.
+    fn finish(&self, packet: Packet) {
+        drop(self.port.post(packet));
+    }
+}

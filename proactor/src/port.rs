@@ -1,0 +1,124 @@
+//! The completion port proper: the queue that other threads post packets to, and the eventfd that
+//! wakes the loop for them (IOCP's `PostQueuedCompletionStatus`).
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::Proactor;
+use crate::op::{Op, Output, Token};
+use crate::sys;
+use crate::transfer::Transfer;
+
+/// What a thread posts.
+pub(crate) enum Packet {
+    /// A worker has run an operation.
+    Done(Done),
+    /// A worker has filled a transfer's pipe.
+    Filled(Token, Box<Transfer>),
+    /// Someone wants a closure run on the loop.
+    Call(Box<dyn FnOnce(&Proactor) + Send>),
+}
+
+/// An operation that a worker has run.
+pub(crate) struct Done {
+    pub(crate) token: Token,
+    pub(crate) op: Op,
+    pub(crate) transferred: u64,
+    pub(crate) result: io::Result<Output>,
+}
+
+/// The queue and its eventfd.
+pub(crate) struct Port {
+    packets: Mutex<VecDeque<Packet>>,
+    wake: OwnedFd,
+    /// The eventfd has been written since the loop last looked: one write is enough.
+    notified: AtomicBool,
+    stop: AtomicBool,
+    /// The loop is gone: packets are refused.
+    closed: AtomicBool,
+    /// Another loop waits at the proactor's descriptor.
+    embedded: AtomicBool,
+}
+
+impl Port {
+    pub(crate) fn new() -> io::Result<Arc<Port>> {
+        Ok(Arc::new(Port {
+            packets: Mutex::new(VecDeque::new()),
+            wake: sys::eventfd()?,
+            notified: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            embedded: AtomicBool::new(false),
+        }))
+    }
+
+    /// Queues a packet and wakes the loop; gives the packet back when the loop is gone.
+    pub(crate) fn post(&self, packet: Packet) -> Result<(), Packet> {
+        {
+            let mut packets = self.lock();
+            if self.closed.load(Ordering::Relaxed) {
+                return Err(packet);
+            }
+            packets.push_back(packet);
+        }
+        self.notify();
+        Ok(())
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.notify();
+    }
+
+    /// Whether a stop was asked for; asking takes it back.
+    pub(crate) fn take_stop(&self) -> bool {
+        self.stop.swap(false, Ordering::AcqRel)
+    }
+
+    /// Takes all packets out. The flag is cleared before the queue is looked at, so that
+    /// a packet posted meanwhile writes the eventfd again.
+    pub(crate) fn take(&self, into: &mut VecDeque<Packet>) {
+        if !self.notified.load(Ordering::Acquire) {
+            return;
+        }
+        // Reading an eventfd sets it to zero; EAGAIN means that it was.
+        let mut count = bytes::BytesMut::with_capacity(8);
+        let _ = sys::read_spare(self.wake.as_fd(), &mut count, 8, -1, 0);
+        self.notified.store(false, Ordering::SeqCst);
+        std::mem::swap(&mut *self.lock(), into);
+    }
+
+    pub(crate) fn close(&self) -> VecDeque<Packet> {
+        let mut packets = self.lock();
+        self.closed.store(true, Ordering::Relaxed);
+        std::mem::take(&mut *packets)
+    }
+
+    /// Readable when there is something to take.
+    pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    /// Makes the eventfd readable, so that a loop that is to come back at once is told to.
+    pub(crate) fn notify(&self) {
+        if !self.notified.swap(true, Ordering::SeqCst) {
+            // Fails only where the counter is at its maximum: it is readable then.
+            let _ = sys::write_at(self.wake.as_fd(), &1_u64.to_ne_bytes(), -1);
+        }
+    }
+
+    pub(crate) fn set_embedded(&self) {
+        self.embedded.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_embedded(&self) -> bool {
+        self.embedded.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Packet>> {
+        self.packets.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
