@@ -119,7 +119,7 @@ pub(crate) fn residency(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Residency 
     }
     match cached_pages(fd, first, last - first + 1) {
         None => Residency::Unknown,
-        Some(n) if n >= last / page - first / page + 1 => Residency::Hot,
+        Some(n) if n > last / page - first / page => Residency::Hot,
         Some(_) => Residency::Cold,
     }
 }

@@ -692,6 +692,13 @@ impl Backend for Ring {
         Ok(())
     }
 
+    fn flush(&mut self, cx: &mut Context) -> io::Result<bool> {
+        self.restart_starved(cx);
+        self.watch_again();
+        self.enter(cx, 0)?;
+        Ok(!self.runnable.is_empty() || !self.backlog.is_empty())
+    }
+
     fn filled(&mut self, _cx: &mut Context, _token: Token, _transfer: Box<Transfer>) {
         unreachable!("the ring's transfers are filled by the kernel's workers");
     }
