@@ -296,8 +296,8 @@ pub(crate) fn send_vectored(
 ) -> io::Result<usize> {
     let mut iov = iovecs(bufs);
     if pipe {
-        // SAFETY: the iovecs point into `bufs`, which outlive the call.
         return retry(|| {
+            // SAFETY: the iovecs point into `bufs`, which outlive the call.
             check(unsafe { libc::writev(fd.as_raw_fd(), iov.as_ptr(), iov.len() as libc::c_int) })
         });
     }
