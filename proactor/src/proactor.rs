@@ -296,14 +296,7 @@ impl Proactor {
         state.cx.port.take(&mut state.packets);
         while let Some(packet) = state.packets.pop_front() {
             match packet {
-                Packet::Done(done) => state.cx.complete(
-                    done.token,
-                    Completion {
-                        result: done.result,
-                        transferred: done.transferred,
-                        op: Some(done.op),
-                    },
-                ),
+                Packet::Done(done) => state.backend.done(&mut state.cx, done),
                 Packet::Filled(token, transfer) => {
                     state.backend.filled(&mut state.cx, token, transfer);
                 }
