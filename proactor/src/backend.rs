@@ -9,7 +9,7 @@ use crate::buf::BufGroup;
 use crate::op::{Completion, Op, Token};
 use crate::pipe::PipePool;
 use crate::pool::Workers;
-use crate::port::Port;
+use crate::port::{Done, Port};
 use crate::stats::Counters;
 use crate::transfer::Transfer;
 
@@ -56,8 +56,17 @@ pub(crate) trait Backend {
     /// for at least one, or for a watched descriptor, or a signal; returning early is allowed.
     fn wait(&mut self, cx: &mut Context, block: bool) -> io::Result<()>;
 
+    /// Hands over to the kernel what waits for that, and nothing else, so that `fd` tells of all
+    /// that comes. True if there is work that no event of the kernel's will announce.
+    fn flush(&mut self, cx: &mut Context) -> io::Result<bool>;
+
     /// Takes a transfer back whose pipe a worker has filled.
     fn filled(&mut self, cx: &mut Context, token: Token, transfer: Box<Transfer>);
+
+    /// Takes an operation back that a worker has run.
+    fn done(&mut self, cx: &mut Context, done: Done) {
+        cx.complete(done.token, done.into());
+    }
 
     /// Watches a descriptor for good (the port's eventfd, the timer): its readability ends `wait`.
     /// Whoever reads the descriptor does so after each `wait`.

@@ -8,9 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::Proactor;
-use crate::op::{Op, Output, Token};
+use crate::op::{Completion, Op, Output, Token};
 use crate::sys;
 use crate::transfer::Transfer;
+
+/// A closure to be run on the loop.
+pub(crate) type Call = Box<dyn FnOnce(&Proactor) + Send>;
 
 /// What a thread posts.
 pub(crate) enum Packet {
@@ -19,7 +22,7 @@ pub(crate) enum Packet {
     /// A worker has filled a transfer's pipe.
     Filled(Token, Box<Transfer>),
     /// Someone wants a closure run on the loop.
-    Call(Box<dyn FnOnce(&Proactor) + Send>),
+    Call(Call),
 }
 
 /// An operation that a worker has run.
@@ -28,6 +31,16 @@ pub(crate) struct Done {
     pub(crate) op: Op,
     pub(crate) transferred: u64,
     pub(crate) result: io::Result<Output>,
+}
+
+impl From<Done> for Completion {
+    fn from(done: Done) -> Completion {
+        Completion {
+            result: done.result,
+            transferred: done.transferred,
+            op: Some(done.op),
+        }
+    }
 }
 
 /// The queue and its eventfd.
@@ -55,17 +68,18 @@ impl Port {
         }))
     }
 
-    /// Queues a packet and wakes the loop; gives the packet back when the loop is gone.
-    pub(crate) fn post(&self, packet: Packet) -> Result<(), Packet> {
-        {
-            let mut packets = self.lock();
-            if self.closed.load(Ordering::Relaxed) {
-                return Err(packet);
-            }
-            packets.push_back(packet);
+    /// Queues a packet and wakes the loop; false, and the packet dropped, when the loop is gone.
+    pub(crate) fn post(&self, packet: Packet) -> bool {
+        let mut packets = self.lock();
+        if self.closed.load(Ordering::Relaxed) {
+            // Dropping it may run its owner's code: not under the lock.
+            drop(packets);
+            return false;
         }
+        packets.push_back(packet);
+        drop(packets);
         self.notify();
-        Ok(())
+        true
     }
 
     pub(crate) fn stop(&self) {
@@ -84,10 +98,11 @@ impl Port {
         if !self.notified.load(Ordering::Acquire) {
             return;
         }
-        // Reading an eventfd sets it to zero; EAGAIN means that it was.
-        let mut count = bytes::BytesMut::with_capacity(8);
-        let _ = sys::read_spare(self.wake.as_fd(), &mut count, 8, -1, 0);
-        self.notified.store(false, Ordering::SeqCst);
+        // Reading an eventfd sets it to zero. EAGAIN: whoever set the flag has yet to write. Then
+        // the flag stays, so that the eventfd, which will end a wait, is read after that.
+        if sys::read_counter(self.wake.as_fd()).is_ok() {
+            self.notified.store(false, Ordering::SeqCst);
+        }
         std::mem::swap(&mut *self.lock(), into);
     }
 

@@ -5,7 +5,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::backend::{Backend, Context, Event};
 use crate::builder::{Builder, Started};
 use crate::op::{Completion, Op, Output, Token};
-use crate::port::{Packet, Port};
+use crate::port::{Call, Packet, Port};
 use crate::probe::Probe;
 use crate::remote::Remote;
 use crate::stats::Stats;
@@ -39,12 +39,17 @@ pub trait Attachment: Any {
     fn closed(self: Rc<Self>);
 }
 
+/// A closure that is told of one completion.
+pub type OnceCallback = dyn FnOnce(&Proactor, Completion);
+/// A closure that is told of many.
+pub type ManyCallback = dyn FnMut(&Proactor, Completion);
+
 /// Who is told of a completion.
 pub enum Callback {
     /// A closure, called once. Of a multishot operation it sees the first completion alone.
-    Once(Box<dyn FnOnce(&Proactor, Completion)>),
+    Once(Box<OnceCallback>),
     /// A closure for multishot operations, called for each completion.
-    Many(Box<dyn FnMut(&Proactor, Completion)>),
+    Many(Box<ManyCallback>),
     /// A handler and the key that it is to be called with.
     Handler(Rc<dyn Handler>, u64),
 }
@@ -114,6 +119,8 @@ struct Core {
     /// Being dropped: what is submitted now is cancelled at once.
     closing: Cell<bool>,
     drain: Duration,
+    /// The backend's descriptor, duplicated: another loop's view of it.
+    fd: OwnedFd,
     attachments: RefCell<Vec<Rc<dyn Attachment>>>,
     _sigpipe: SigpipeBlocked,
 }
@@ -126,7 +133,7 @@ struct State {
     /// [`Op::Nop`]s, delivered behind what the next wait brings.
     nops: VecDeque<Token>,
     /// Closures posted by remotes.
-    calls: VecDeque<Box<dyn FnOnce(&Proactor) + Send>>,
+    calls: VecDeque<Call>,
     packets: VecDeque<Packet>,
 }
 
@@ -155,6 +162,7 @@ impl Proactor {
         let port = Arc::clone(&cx.port);
         backend.watch(port.wake_fd())?;
         backend.watch(timers.fd())?;
+        let fd = backend.fd().try_clone_to_owned()?;
         let state = State {
             backend,
             cx,
@@ -173,6 +181,7 @@ impl Proactor {
                 running: Cell::new(false),
                 closing: Cell::new(false),
                 drain,
+                fd,
                 attachments: RefCell::default(),
                 _sigpipe: SigpipeBlocked::new(),
             }),
@@ -301,7 +310,7 @@ impl Proactor {
             let Some(event) = event else { break };
             called += usize::from(self.deliver(event));
         }
-        self.core.rearm();
+        self.core.rearm()?;
         Ok(called)
     }
 
@@ -322,14 +331,7 @@ impl Proactor {
         state.cx.port.take(&mut state.packets);
         while let Some(packet) = state.packets.pop_front() {
             match packet {
-                Packet::Done(done) => state.cx.complete(
-                    done.token,
-                    Completion {
-                        result: done.result,
-                        transferred: done.transferred,
-                        op: Some(done.op),
-                    },
-                ),
+                Packet::Done(done) => state.backend.done(&mut state.cx, done),
                 Packet::Filled(token, transfer) => {
                     state.backend.filled(&mut state.cx, token, transfer);
                 }
@@ -461,21 +463,21 @@ impl Core {
         }
     }
 
-    /// Before another loop may wait at our descriptor: makes it readable for what is at hand, and
-    /// for the next timeout. The ring's own submissions are handed over by `run_once`.
-    fn rearm(&self) {
+    /// Before another loop may wait at our descriptor: hands submissions over, and makes the
+    /// descriptor readable for what is at hand, and for the next timeout.
+    fn rearm(&self) -> io::Result<()> {
+        if !self.port.is_embedded() {
+            return Ok(());
+        }
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
-        if !self.port.is_embedded() {
-            return;
-        }
-        if !state.cx.ready.is_empty() || !state.nops.is_empty() {
+        let at_hand = !state.cx.ready.is_empty() || !state.nops.is_empty();
+        if state.backend.flush(&mut state.cx)? || at_hand {
             self.port.notify();
         }
-        if let Some(at) = state.timers.earliest()
-            && let Err(e) = state.timers.arm(at)
-        {
-            log::error!("the timer could not be armed: {e}");
+        match state.timers.earliest() {
+            Some(at) => state.timers.arm(at),
+            None => Ok(()),
         }
     }
 }
@@ -509,19 +511,17 @@ impl Handle {
 }
 
 /// Readable when [`run_once`](Proactor::run_once) would find something, so that another loop can
-/// wait for it: call `run_once(Some(Duration::ZERO))` when it is, and once before the first wait
-/// and after each batch of submissions from outside callbacks, which also hands over what was
-/// submitted.
+/// wait for it, and call `run_once(Some(Duration::ZERO))` when it is. Asking for the descriptor
+/// hands over to the kernel what has been submitted from outside callbacks: ask again before a wait
+/// that follows a submission.
 impl AsFd for Proactor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.core.port.set_embedded();
-        self.core.rearm();
-        // SAFETY: the descriptor belongs to the backend, which lives as long as the core that
-        // `self` holds and is never replaced.
-        unsafe {
-            use std::os::fd::AsRawFd;
-            BorrowedFd::borrow_raw(self.core.state.borrow().backend.fd().as_raw_fd())
+        if let Err(e) = self.core.rearm() {
+            log::error!("submissions could not be handed over: {e}");
+            self.core.port.notify();
         }
+        self.core.fd.as_fd()
     }
 }
 

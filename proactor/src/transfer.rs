@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use crate::fd::FileKind;
+use crate::net;
 use crate::op::{Method, SendFile, SendFileEnd};
 use crate::pipe::{Lessee, Pipe, PipePool};
 use crate::sys;
@@ -74,6 +75,8 @@ pub(crate) struct Transfer {
     no_room: bool,
     /// The fill found no data; wait before the next.
     no_data: bool,
+    /// What the socket took last may be held back for what was to follow it.
+    corked: bool,
     failed: Option<SendFileEnd>,
 }
 
@@ -88,6 +91,7 @@ impl Transfer {
             to_pipe: op.socket.kind() == FileKind::Pipe,
             no_room: false,
             no_data: false,
+            corked: false,
             failed: None,
             op,
         }
@@ -115,15 +119,12 @@ impl Transfer {
         self.op.len - self.sent - self.piped as u64
     }
 
-    fn needs_fill(&self) -> bool {
-        self.piped == 0 && !self.end_of_file && self.unread() > 0
-    }
-
     /// Does what can be done directly, at most about `budget` bytes of it.
     pub(crate) fn advance(&mut self, pipes: &mut PipePool, budget: usize) -> Next {
         let next = self.run(pipes, budget);
         // A transfer that waits gives an empty pipe back; one that ends, any.
-        let waits = matches!(next, Next::Writable | Next::Readable) && self.piped == 0;
+        let waits = matches!(next, Next::Writable | Next::Readable | Next::Yield);
+        let waits = waits && self.piped == 0;
         if waits || matches!(next, Next::Done(_)) {
             self.release(pipes);
         }
@@ -131,17 +132,16 @@ impl Transfer {
     }
 
     fn run(&mut self, pipes: &mut PipePool, budget: usize) -> Next {
-        self.no_room = false;
-        self.no_data = false;
         let stop = self.sent.saturating_add(budget as u64);
         loop {
             if let Some(end) = self.failed.take() {
                 return Next::Done(end);
             }
-            if self.no_room {
+            // Said once: after the wait, the call is made again.
+            if std::mem::take(&mut self.no_room) {
                 return Next::Writable;
             }
-            if self.no_data {
+            if std::mem::take(&mut self.no_data) {
                 return Next::Readable;
             }
             if !self.op.header.is_empty() {
@@ -152,7 +152,7 @@ impl Transfer {
                 return Next::Done(SendFileEnd::EndOfFile);
             } else if self.sent >= stop {
                 return Next::Yield;
-            } else if self.op.method == Method::Sendfile {
+            } else if self.op.method == Method::Sendfile && self.seekable {
                 self.sendfile();
             } else if self.piped > 0 {
                 self.drain();
@@ -184,7 +184,10 @@ impl Transfer {
             sys::send(socket, &self.op.header, more)
         };
         match result {
-            Ok(n) => self.op.header.advance(n),
+            Ok(n) => {
+                self.op.header.advance(n);
+                self.corked = more;
+            }
             Err(e) => self.socket_error(e),
         }
     }
@@ -195,7 +198,11 @@ impl Transfer {
         let offset = self.fill_offset();
         match sys::sendfile(self.op.socket.as_fd(), self.op.file.as_fd(), offset, len) {
             Ok(0) => self.end_of_file = true,
-            Ok(n) => self.sent += n as u64,
+            Ok(n) => {
+                self.sent += n as u64;
+                // A short read makes the kernel expect more (before Linux 6.5 for good).
+                self.corked = n < len;
+            }
             Err(e) => match e.raw_os_error() {
                 Some(libc::EAGAIN) => self.no_room = true,
                 Some(errno) if is_socket_error(errno) => self.socket_error(e),
@@ -269,6 +276,7 @@ impl Transfer {
                 let n = n.min(self.piped);
                 self.piped -= n;
                 self.sent += n as u64;
+                self.corked = self.more_behind(0);
                 self.no_room = n == 0 && self.piped > 0;
             }
             Err(e) => self.socket_error(e),
@@ -281,12 +289,6 @@ impl Transfer {
             Some(errno) if is_restart(errno) || errno == libc::ECANCELED => {}
             _ => self.failed = Some(SendFileEnd::SocketFailed(error)),
         }
-    }
-
-    /// Whether a linked chain can go on with a fill at once: everything is drained, and more is
-    /// wanted.
-    pub(crate) fn wants_fill(&self) -> bool {
-        self.failed.is_none() && self.op.header.is_empty() && self.needs_fill() && !self.no_data
     }
 
     /// Whether the last drain left a rest behind for want of room.
@@ -317,9 +319,13 @@ impl Transfer {
         }
     }
 
-    /// The operation, for its completion, and the bytes sent.
+    /// The operation, for its completion, and the bytes sent. Pushes out what is corked for bytes
+    /// that do not come now.
     pub(crate) fn finish(mut self, pipes: &mut PipePool) -> (SendFile, u64) {
         self.release(pipes);
+        if self.corked && !self.op.more {
+            net::push_out(self.op.socket.as_fd());
+        }
         (self.op, self.sent)
     }
 }
