@@ -9,6 +9,7 @@
 
 mod connector;
 mod listener;
+mod pacing;
 mod protocol;
 mod route;
 mod send;
