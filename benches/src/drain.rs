@@ -55,8 +55,14 @@ fn drain(address: SocketAddr, connections: usize) -> io::Result<()> {
             u64: index as u64,
         };
         // SAFETY: the event is on this stack frame.
-        if unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, stream.as_raw_fd(), &raw mut event) }
-            < 0
+        if unsafe {
+            libc::epoll_ctl(
+                epoll,
+                libc::EPOLL_CTL_ADD,
+                stream.as_raw_fd(),
+                &raw mut event,
+            )
+        } < 0
         {
             return Err(io::Error::last_os_error());
         }
@@ -66,7 +72,8 @@ fn drain(address: SocketAddr, connections: usize) -> io::Result<()> {
     let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; 256];
     while open > 0 {
         // SAFETY: the kernel writes at most as many events as the vector has.
-        let n = unsafe { libc::epoll_wait(epoll, events.as_mut_ptr(), events.len() as i32, 30_000) };
+        let n =
+            unsafe { libc::epoll_wait(epoll, events.as_mut_ptr(), events.len() as i32, 30_000) };
         if n == 0 {
             return Err(io::ErrorKind::TimedOut.into());
         }
@@ -75,7 +82,12 @@ fn drain(address: SocketAddr, connections: usize) -> io::Result<()> {
             let Some(stream) = slot else { continue };
             // SAFETY: with MSG_TRUNC, TCP throws the bytes away and writes nothing (tcp(7)).
             let got = unsafe {
-                libc::recv(stream.as_raw_fd(), std::ptr::null_mut(), 8 << 20, libc::MSG_TRUNC)
+                libc::recv(
+                    stream.as_raw_fd(),
+                    std::ptr::null_mut(),
+                    8 << 20,
+                    libc::MSG_TRUNC,
+                )
             };
             let again = io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock;
             if got == 0 || got < 0 && !again {

@@ -7,3 +7,4 @@
 pub mod baseline;
 pub mod drain;
 pub mod measure;
+pub mod ours;

@@ -1,6 +1,7 @@
 //! The [`Proactor`]: the table of callbacks, the loop that delivers completions to them, and what
 //! is the same on every backend: timers, posts, work for threads, the drain at the end.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::backend::{Backend, Context, Event};
 use crate::builder::{Builder, Started};
 use crate::op::{Completion, Op, Output, Token};
-use crate::port::{Packet, Port};
+use crate::port::{Call, Packet, Port};
 use crate::probe::Probe;
 use crate::remote::Remote;
 use crate::stats::Stats;
@@ -28,12 +29,27 @@ pub trait Handler {
     fn complete(self: Rc<Self>, proactor: &Proactor, key: u64, completion: Completion);
 }
 
+/// What is kept once per proactor by those who build upon it: buffers, connections.
+pub trait Attachment: Any {
+    /// The proactor is being dropped, and is about to cancel what is under way. What is submitted
+    /// now completes as cancelled.
+    fn closing(self: Rc<Self>, proactor: &Proactor);
+
+    /// All completions that could be had have been delivered; no other will be.
+    fn closed(self: Rc<Self>);
+}
+
+/// A closure that is told of one completion.
+pub type OnceCallback = dyn FnOnce(&Proactor, Completion);
+/// A closure that is told of many.
+pub type ManyCallback = dyn FnMut(&Proactor, Completion);
+
 /// Who is told of a completion.
 pub enum Callback {
     /// A closure, called once. Of a multishot operation it sees the first completion alone.
-    Once(Box<dyn FnOnce(&Proactor, Completion)>),
+    Once(Box<OnceCallback>),
     /// A closure for multishot operations, called for each completion.
-    Many(Box<dyn FnMut(&Proactor, Completion)>),
+    Many(Box<ManyCallback>),
     /// A handler and the key that it is to be called with.
     Handler(Rc<dyn Handler>, u64),
 }
@@ -105,6 +121,7 @@ struct Core {
     drain: Duration,
     /// The backend's descriptor, duplicated: another loop's view of it.
     fd: OwnedFd,
+    attachments: RefCell<Vec<Rc<dyn Attachment>>>,
     _sigpipe: SigpipeBlocked,
 }
 
@@ -116,7 +133,7 @@ struct State {
     /// [`Op::Nop`]s, delivered behind what the next wait brings.
     nops: VecDeque<Token>,
     /// Closures posted by remotes.
-    calls: VecDeque<Box<dyn FnOnce(&Proactor) + Send>>,
+    calls: VecDeque<Call>,
     packets: VecDeque<Packet>,
 }
 
@@ -165,6 +182,7 @@ impl Proactor {
                 closing: Cell::new(false),
                 drain,
                 fd,
+                attachments: RefCell::default(),
                 _sigpipe: SigpipeBlocked::new(),
             }),
         })
@@ -185,6 +203,23 @@ impl Proactor {
         Handle {
             core: Rc::downgrade(&self.core),
         }
+    }
+
+    /// The attachment of type `A`, made if there is none yet.
+    pub fn attachment<A: Attachment>(&self, make: impl FnOnce(&Proactor) -> A) -> Rc<A> {
+        let find = |all: &[Rc<dyn Attachment>]| {
+            all.iter().find_map(|attachment| {
+                let any: Rc<dyn Any> = Rc::clone(attachment) as _;
+                any.downcast::<A>().ok()
+            })
+        };
+        if let Some(found) = find(&self.core.attachments.borrow()) {
+            return found;
+        }
+        let made = Rc::new(make(self));
+        let attachment: Rc<dyn Attachment> = Rc::clone(&made) as _;
+        self.core.attachments.borrow_mut().push(attachment);
+        made
     }
 
     /// For other threads: posting closures, and stopping the loop.
@@ -494,6 +529,10 @@ impl Drop for Proactor {
     fn drop(&mut self) {
         self.core.closing.set(true);
         self.core.running.set(false);
+        let attachments = self.core.attachments.take();
+        for attachment in &attachments {
+            self.guard(|| Rc::clone(attachment).closing(self));
+        }
         let tokens = self.core.state.borrow().table.tokens();
         for token in tokens {
             self.core.cancel(token);
@@ -525,6 +564,9 @@ impl Drop for Proactor {
             );
         }
         drop((packets, entries, events));
+        for attachment in attachments {
+            self.guard(|| attachment.closed());
+        }
     }
 }
 

@@ -45,12 +45,17 @@ pub(crate) fn own(result: libc::c_int) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
 }
 
-pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+/// A descriptor's access mode and status flags.
+fn status_flags(fd: BorrowedFd<'_>) -> io::Result<libc::c_int> {
     // SAFETY: fcntl with integers touches no memory.
-    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })? as libc::c_int;
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) }).map(|flags| flags as libc::c_int)
+}
+
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = status_flags(fd)?;
     if flags & libc::O_NONBLOCK == 0 {
         let flags = flags | libc::O_NONBLOCK;
-        // SAFETY: as above.
+        // SAFETY: fcntl with integers touches no memory.
         check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) })?;
     }
     Ok(())
@@ -58,9 +63,17 @@ pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Whether the open file description has `O_NONBLOCK` (fcntl(2), `F_GETFL`).
 pub(crate) fn is_nonblocking(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    // SAFETY: fcntl with integers touches no memory.
-    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })? as libc::c_int;
-    Ok(flags & libc::O_NONBLOCK != 0)
+    Ok(status_flags(fd)? & libc::O_NONBLOCK != 0)
+}
+
+/// Whether a descriptor can be read from, and whether written to.
+pub(crate) fn access(fd: BorrowedFd<'_>) -> io::Result<(bool, bool)> {
+    let flags = status_flags(fd)?;
+    if flags & libc::O_PATH != 0 {
+        return Ok((false, false));
+    }
+    let mode = flags & libc::O_ACCMODE;
+    Ok((mode != libc::O_WRONLY, mode != libc::O_RDONLY))
 }
 
 pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<libc::stat> {
@@ -88,7 +101,7 @@ pub(crate) fn filesystem(fd: BorrowedFd<'_>) -> io::Result<Filesystem> {
     // SAFETY: the kernel fills the struct, which lives on this stack frame.
     retry(|| check(unsafe { libc::fstatfs(fd.as_raw_fd(), stat.as_mut_ptr()) }))?;
     // SAFETY: the call succeeded, so the struct is filled.
-    let kind = unsafe { stat.assume_init() }.f_type as i64 as u32;
+    let kind = unsafe { stat.assume_init() }.f_type as u32;
     Ok(match kind {
         // linux/magic.h: tmpfs, ramfs, hugetlbfs.
         0x0102_1994 | 0x8584_58f6 | 0x9584_58f6 => Filesystem::Memory,
