@@ -202,44 +202,63 @@ pub enum Wire {
 
 /// A connected pair: ours, non-blocking, and the peer's, blocking, for a thread or plain calls.
 pub fn connected(wire: Wire) -> (Fd, Peer) {
+    connect(wire, None)
+}
+
+/// As [`connected`], with kernel buffers so small that every transfer is cut many times.
+pub fn narrow(wire: Wire) -> (Fd, Peer) {
+    connect(wire, Some(4096))
+}
+
+fn connect(wire: Wire, buffers: Option<i32>) -> (Fd, Peer) {
     match wire {
         Wire::Unix => {
             let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
+            narrow_down(a.as_raw_fd(), buffers);
+            narrow_down(b.as_raw_fd(), buffers);
             b.set_read_timeout(Some(BOUND)).unwrap();
             (Fd::nonblocking(a).unwrap(), Peer::Unix(b))
         }
         Wire::Tcp => {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            narrow_down(listener.as_raw_fd(), buffers);
+            if buffers.is_some() {
+                // Segments must be small beside the buffers: else the ends wait for timers.
+                set_option(
+                    listener.as_raw_fd(),
+                    libc::IPPROTO_TCP,
+                    libc::TCP_MAXSEG,
+                    536,
+                );
+            }
             let peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (ours, _) = listener.accept().unwrap();
+            narrow_down(peer.as_raw_fd(), buffers);
             peer.set_read_timeout(Some(BOUND)).unwrap();
             (Fd::nonblocking(ours).unwrap(), Peer::Tcp(peer))
         }
     }
 }
 
-/// As [`connected`], with kernel buffers so small that every transfer is cut many times.
-pub fn narrow(wire: Wire) -> (Fd, Peer) {
-    let (ours, peer) = connected(wire);
-    net::set_buffer_sizes(&ours, Some(4096), Some(4096)).unwrap();
-    set_buffers(peer.as_raw_fd(), 4096);
-    (ours, peer)
+fn narrow_down(fd: i32, size: Option<i32>) {
+    if let Some(size) = size {
+        set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, size);
+        set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, size);
+    }
 }
 
-fn set_buffers(fd: i32, size: libc::c_int) {
-    for option in [libc::SO_SNDBUF, libc::SO_RCVBUF] {
-        // SAFETY: the kernel reads the integer.
-        let result = unsafe {
-            libc::setsockopt(
-                fd,
-                libc::SOL_SOCKET,
-                option,
-                (&raw const size).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            )
-        };
-        assert_eq!(result, 0);
-    }
+fn set_option(fd: i32, level: i32, option: i32, value: i32) {
+    // SAFETY: the kernel reads the integer, whose size is given.
+    let result = unsafe {
+        libc::setsockopt(
+            fd,
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    assert_eq!(result, 0);
 }
 
 /// The other side of a connection.
