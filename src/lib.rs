@@ -1,1 +1,7 @@
 //! stub
+
+pub use bytes;
+pub use proactor;
+
+#[cfg(feature = "cli")]
+pub mod streamer;

@@ -1,0 +1,12 @@
+//! Sending files over HTTP and one by one: what the program does, for other programs.
+#![forbid(unsafe_code)]
+#![allow(dead_code)]
+
+mod cache;
+mod date;
+mod head;
+mod open;
+mod path;
+mod range;
+mod request;
+mod status;
