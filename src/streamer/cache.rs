@@ -187,6 +187,10 @@ impl Cache {
         None
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Keeps a file. The one that wasn't used for longest makes room.
     pub(crate) fn insert(&mut self, path: &[u8], entry: Rc<Entry>) {
         if self.capacity == 0 {

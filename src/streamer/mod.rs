@@ -3,10 +3,15 @@
 #![allow(dead_code)]
 
 mod cache;
+mod choice;
+mod connection;
 mod date;
 mod head;
 mod open;
 mod path;
 mod range;
 mod request;
+mod server;
 mod status;
+
+pub use server::{Server, ServerOptions};
