@@ -1,7 +1,29 @@
-//! stub
+//! A transport that sends files: headers, then the file, in order, over io_uring or an emulated
+//! completion port.
+//!
+//! A [`Protocol`] is told of what happens on a connection; a [`Transport`] is what it writes to.
+//! What is written and what is sent of files leaves in the order of the calls.
+
+#![forbid(unsafe_code)]
+#![cfg(target_os = "linux")]
+
+mod connector;
+mod listener;
+mod protocol;
+mod route;
+mod send;
+mod source;
+#[cfg(feature = "cli")]
+pub mod streamer;
+mod transport;
 
 pub use bytes;
 pub use proactor;
 
-#[cfg(feature = "cli")]
-pub mod streamer;
+pub use connector::{ConnectHandle, connect};
+pub use listener::Listener;
+pub use protocol::Protocol;
+pub use route::{Route, RouteChoice, Routes};
+pub use send::{End, SendError, SendHandle, SendOptions, SendOutcome};
+pub use source::Source;
+pub use transport::{Transport, TransportOptions};

@@ -116,6 +116,46 @@ impl Fd {
             .map_err(|inner| Fd { inner })
     }
 
+    /// Makes it non-blocking, for all who share it.
+    ///
+    /// # Errors
+    /// fcntl(2)'s.
+    pub fn set_nonblocking(&self) -> io::Result<()> {
+        sys::set_nonblocking(self.as_fd())
+    }
+
+    /// Whether it was opened for reading, and whether for writing (neither with `O_PATH`).
+    ///
+    /// # Errors
+    /// fcntl(2)'s.
+    pub fn access(&self) -> io::Result<(bool, bool)> {
+        sys::access(self.as_fd())
+    }
+
+    /// The file's size in bytes, as stat(2) has it now: 0 for what doesn't know its own.
+    ///
+    /// # Errors
+    /// fstat(2)'s.
+    pub fn size(&self) -> io::Result<u64> {
+        sys::stat(self.as_fd()).map(|stat| u64::try_from(stat.st_size).unwrap_or(0))
+    }
+
+    /// The descriptor's own position in the file (lseek(2)).
+    ///
+    /// # Errors
+    /// lseek(2)'s: `ESPIPE` where there is none.
+    pub fn position(&self) -> io::Result<u64> {
+        sys::position(self.as_fd())
+    }
+
+    /// Moves the descriptor's own position, for all who share it.
+    ///
+    /// # Errors
+    /// lseek(2)'s.
+    pub fn set_position(&self, to: u64) -> io::Result<()> {
+        sys::set_position(self.as_fd(), to)
+    }
+
     /// What kind of thing this is; asked of the kernel once.
     pub fn kind(&self) -> FileKind {
         *self

@@ -1,6 +1,7 @@
 //! The [`Proactor`]: the table of callbacks, the loop that delivers completions to them, and what
 //! is the same on every backend: timers, posts, work for threads, the drain at the end.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
@@ -26,6 +27,16 @@ pub trait Handler {
     /// An operation submitted with `key` has completed. Runs on the proactor's thread, from its
     /// loop.
     fn complete(self: Rc<Self>, proactor: &Proactor, key: u64, completion: Completion);
+}
+
+/// What is kept once per proactor by those who build upon it: buffers, connections.
+pub trait Attachment: Any {
+    /// The proactor is being dropped, and is about to cancel what is under way. What is submitted
+    /// now completes as cancelled.
+    fn closing(self: Rc<Self>, proactor: &Proactor);
+
+    /// All completions that could be had have been delivered; no other will be.
+    fn closed(self: Rc<Self>);
 }
 
 /// Who is told of a completion.
@@ -103,6 +114,7 @@ struct Core {
     /// Being dropped: what is submitted now is cancelled at once.
     closing: Cell<bool>,
     drain: Duration,
+    attachments: RefCell<Vec<Rc<dyn Attachment>>>,
     _sigpipe: SigpipeBlocked,
 }
 
@@ -161,6 +173,7 @@ impl Proactor {
                 running: Cell::new(false),
                 closing: Cell::new(false),
                 drain,
+                attachments: RefCell::default(),
                 _sigpipe: SigpipeBlocked::new(),
             }),
         })
@@ -181,6 +194,23 @@ impl Proactor {
         Handle {
             core: Rc::downgrade(&self.core),
         }
+    }
+
+    /// The attachment of type `A`, made if there is none yet.
+    pub fn attachment<A: Attachment>(&self, make: impl FnOnce(&Proactor) -> A) -> Rc<A> {
+        let find = |all: &[Rc<dyn Attachment>]| {
+            all.iter().find_map(|attachment| {
+                let any: Rc<dyn Any> = Rc::clone(attachment) as _;
+                any.downcast::<A>().ok()
+            })
+        };
+        if let Some(found) = find(&self.core.attachments.borrow()) {
+            return found;
+        }
+        let made = Rc::new(make(self));
+        let attachment: Rc<dyn Attachment> = Rc::clone(&made) as _;
+        self.core.attachments.borrow_mut().push(attachment);
+        made
     }
 
     /// For other threads: posting closures, and stopping the loop.
@@ -499,6 +529,10 @@ impl Drop for Proactor {
     fn drop(&mut self) {
         self.core.closing.set(true);
         self.core.running.set(false);
+        let attachments = self.core.attachments.take();
+        for attachment in &attachments {
+            self.guard(|| Rc::clone(attachment).closing(self));
+        }
         let tokens = self.core.state.borrow().table.tokens();
         for token in tokens {
             self.core.cancel(token);
@@ -530,6 +564,9 @@ impl Drop for Proactor {
             );
         }
         drop((packets, entries, events));
+        for attachment in attachments {
+            self.guard(|| attachment.closed());
+        }
     }
 }
 

@@ -56,6 +56,17 @@ pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a descriptor can be read from, and whether written to.
+pub(crate) fn access(fd: BorrowedFd<'_>) -> io::Result<(bool, bool)> {
+    // SAFETY: fcntl with integers touches no memory.
+    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })? as libc::c_int;
+    if flags & libc::O_PATH != 0 {
+        return Ok((false, false));
+    }
+    let mode = flags & libc::O_ACCMODE;
+    Ok((mode != libc::O_WRONLY, mode != libc::O_RDONLY))
+}
+
 pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<libc::stat> {
     let mut stat = MaybeUninit::<libc::stat>::uninit();
     // SAFETY: the kernel fills the struct, which lives on this stack frame.

@@ -1,6 +1,4 @@
 //! Sending files over HTTP and one by one: what the program does, for other programs.
-#![forbid(unsafe_code)]
-#![allow(dead_code)]
 
 mod cache;
 mod choice;

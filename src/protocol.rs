@@ -1,0 +1,48 @@
+//! [`Protocol`]: what a connection's user is told, in asyncio's terms.
+
+use std::io;
+
+use crate::Transport;
+
+/// What happens on a connection. Implement this; a [`Transport`] calls it.
+///
+/// Callbacks come from the proactor's loop, one at a time, never from inside the call that caused
+/// them: what a callback does to its transport has its effects announced after it returned.
+///
+/// - `connection_made` comes first, `connection_lost` last, each once.
+/// - `data_received` comes neither after `eof_received` nor after `close` or `abort`.
+/// - A panic in a callback tears its connection down (as [`Transport::abort`] does), and no other;
+///   `connection_lost` follows unless it was that which panicked.
+pub trait Protocol {
+    /// The connection stands.
+    fn connection_made(&mut self, transport: &Transport) {
+        let _ = transport;
+    }
+
+    /// Bytes arrived; never none.
+    fn data_received(&mut self, transport: &Transport, data: &[u8]);
+
+    /// The peer will send no more. True keeps the write side open; false, the default, closes the
+    /// transport, which flushes what is queued first.
+    fn eof_received(&mut self, transport: &Transport) -> bool {
+        let _ = transport;
+        false
+    }
+
+    /// More is queued than the high limit
+    /// ([`set_write_buffer_limits`](Transport::set_write_buffer_limits)): hold back.
+    fn pause_writing(&mut self, transport: &Transport) {
+        let _ = transport;
+    }
+
+    /// What is queued has fallen to the low limit: go on.
+    fn resume_writing(&mut self, transport: &Transport) {
+        let _ = transport;
+    }
+
+    /// The connection is over: `None` after `close`, `abort` or the peer's end of stream, else
+    /// what broke it. Nothing follows.
+    fn connection_lost(&mut self, error: Option<io::Error>) {
+        let _ = error;
+    }
+}
