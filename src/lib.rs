@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 #![cfg(target_os = "linux")]
 
+#[cfg(feature = "cli")]
+pub mod cli;
 mod connector;
 mod listener;
 mod protocol;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The program `spliceport`.
+
+fn main() -> std::process::ExitCode {
+    spliceport::cli::main()
+}

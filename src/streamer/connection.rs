@@ -240,9 +240,7 @@ impl Connection {
             || (state.phase == Phase::Open && !state.input.is_empty() && !state.may_answer());
         let pause = waits && state.input.len() >= MAX_HEAD;
         let change = pause != std::mem::replace(&mut state.read_paused, pause);
-        let over = state.phase == Phase::Open
-            && !waits
-            && (state.eof || self.server.is_stopping());
+        let over = state.phase == Phase::Open && !waits && (state.eof || self.server.is_stopping());
         drop(state);
         if over {
             self.close(transport);
@@ -275,7 +273,13 @@ impl Connection {
         let status = match request.method {
             Method::NotAllowed => {
                 let allow = "Allow: GET, HEAD\r\n";
-                return self.plain(transport, Status::METHOD_NOT_ALLOWED, allow, &wanted, linger);
+                return self.plain(
+                    transport,
+                    Status::METHOD_NOT_ALLOWED,
+                    allow,
+                    &wanted,
+                    linger,
+                );
             }
             Method::Unknown => Status::NOT_IMPLEMENTED,
             _ if request.body > MAX_BODY => Status::CONTENT_TOO_LARGE,
@@ -361,7 +365,8 @@ impl Connection {
     }
 
     fn send(self: &Rc<Self>, transport: &Transport, file: &Fd, start: u64, end: u64) {
-        let mut options = SendOptions::default();
+        // How much may be queued is decided here, by the number of responses.
+        let mut options = SendOptions::new().write_weight(0);
         if end - start >= LARGE {
             let connection = Rc::clone(self);
             options = options.progress(move |_, _| {
@@ -391,9 +396,10 @@ impl Connection {
             }
             return;
         }
-        // The client was promised more than it got: the transport cuts the connection.
+        // The client was promised more than it got, be it that nothing was sent of the file.
         state.phase = Phase::Closing;
         drop(state);
+        transport.abort();
         if let Err(error) = outcome.into_result() {
             log::debug!("a response was cut: {error}");
         }

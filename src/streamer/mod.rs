@@ -4,12 +4,17 @@ mod cache;
 mod choice;
 mod connection;
 mod date;
+mod frame;
 mod head;
 mod open;
 mod path;
 mod range;
+mod receiver;
 mod request;
+mod sender;
 mod server;
 mod status;
 
+pub use receiver::{Received, ReceiverOptions, Receiving, receive};
+pub use sender::{SenderOptions, Sending, Sent, send};
 pub use server::{Server, ServerOptions};
