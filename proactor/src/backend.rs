@@ -56,6 +56,10 @@ pub(crate) trait Backend {
     /// for at least one, or for a watched descriptor, or a signal; returning early is allowed.
     fn wait(&mut self, cx: &mut Context, block: bool) -> io::Result<()>;
 
+    /// Hands over to the kernel what waits for that, and nothing else, so that `fd` tells of all
+    /// that comes. True if there is work that no event of the kernel's will announce.
+    fn flush(&mut self, cx: &mut Context) -> io::Result<bool>;
+
     /// Takes a transfer back whose pipe a worker has filled.
     fn filled(&mut self, cx: &mut Context, token: Token, transfer: Box<Transfer>);
 

@@ -2,11 +2,17 @@
 //! [`BufGroup`]).
 
 use std::fmt;
+use std::io;
 use std::ops::Deref;
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::{Buf, Bytes, BytesMut};
+
+use crate::port::Port;
+use crate::sys;
 
 /// Bytes to be sent: shared, or owned so that the buffer can be used again afterwards.
 pub enum SendBuf {
@@ -79,6 +85,9 @@ pub(crate) struct BufGroup {
     size: usize,
     /// Ids of buffers that no one holds.
     free: Mutex<Vec<u16>>,
+    /// A receive waits for a buffer: whoever gives one back wakes the loop.
+    starved: AtomicBool,
+    port: Arc<Port>,
 }
 
 // SAFETY: a buffer's bytes are touched only by whoever holds its id (the kernel or one `RecvBuf`),
@@ -88,14 +97,20 @@ unsafe impl Sync for BufGroup {}
 unsafe impl Send for BufGroup {}
 
 impl BufGroup {
-    pub(crate) fn new(count: u16, size: usize) -> Arc<BufGroup> {
+    pub(crate) fn new(count: u16, size: usize, port: Arc<Port>) -> Arc<BufGroup> {
         let memory = Box::into_raw(vec![0_u8; usize::from(count) * size].into_boxed_slice());
         Arc::new(BufGroup {
             memory: NonNull::new(memory.cast()).expect("a box is not null"),
             count,
             size,
             free: Mutex::new((0..count).rev().collect()),
+            starved: AtomicBool::new(false),
+            port,
         })
+    }
+
+    pub(crate) fn count(&self) -> u16 {
+        self.count
     }
 
     pub(crate) fn size(&self) -> usize {
@@ -127,6 +142,32 @@ impl BufGroup {
     /// Gives an id back that [`take`](BufGroup::take) gave.
     pub(crate) fn give(&self, id: u16) {
         self.lock().push(id);
+        if self.starved.load(Ordering::Relaxed) && self.starved.swap(false, Ordering::AcqRel) {
+            self.port.notify();
+        }
+    }
+
+    /// Has the loop woken when a buffer is given back.
+    pub(crate) fn set_starved(&self) {
+        self.starved.store(true, Ordering::SeqCst);
+        // One may have been given back since it was missed.
+        if !self.lock().is_empty() {
+            self.port.notify();
+        }
+    }
+
+    /// Receives into a free buffer without waiting; `None` where there is none.
+    pub(crate) fn recv(self: &Arc<Self>, socket: BorrowedFd<'_>) -> Option<io::Result<RecvBuf>> {
+        let id = self.take()?;
+        // SAFETY: we hold the buffer's id, so its `size` bytes are ours alone.
+        let result = unsafe { sys::recv_raw(socket, self.address(id), self.size) };
+        Some(match result {
+            Ok(n) if n > 0 => Ok(self.filled(id, n)),
+            other => {
+                self.give(id);
+                other.map(|_| RecvBuf::end())
+            }
+        })
     }
 
     /// Wraps what was written to a buffer. The caller must have held `id`, and gives it up.

@@ -145,7 +145,7 @@ impl Builder {
         let port = Port::new()?;
         let mut cx = Context {
             pipes: PipePool::new(self.pipes),
-            bufs: BufGroup::new(self.recv_buffers, self.recv_buffer_size),
+            bufs: BufGroup::new(self.recv_buffers, self.recv_buffer_size, port.clone()),
             workers: Workers::new(port.clone(), self.workers),
             port,
             ready: VecDeque::new(),

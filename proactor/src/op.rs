@@ -155,7 +155,8 @@ pub enum Op {
     /// Opens a file (openat2(2)), close-on-exec: [`Output::Opened`].
     Open(Open),
     /// Gives up a descriptor. It is closed when the last clone of the [`Fd`] is gone, and the
-    /// completion comes after that where this operation held the last one.
+    /// completion comes after that where this operation held the last one. A [`Op::Nop`] comes
+    /// back in its place.
     Close {
         /// What to close.
         fd: Fd,

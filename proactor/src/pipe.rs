@@ -112,6 +112,11 @@ impl PipePool {
         }
     }
 
+    /// Whether pipes are getting scarce: those who wait should not hold one.
+    pub(crate) fn is_scarce(&self) -> bool {
+        2 * self.leased > self.limits.count
+    }
+
     pub(crate) fn leased(&self) -> usize {
         self.leased
     }

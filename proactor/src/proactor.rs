@@ -5,7 +5,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -115,6 +115,8 @@ struct Core {
     closing: Cell<bool>,
     drain: Duration,
     attachments: RefCell<Vec<Rc<dyn Attachment>>>,
+    /// The backend's descriptor, duplicated: another loop's view of it.
+    fd: OwnedFd,
     _sigpipe: SigpipeBlocked,
 }
 
@@ -155,6 +157,7 @@ impl Proactor {
         let port = Arc::clone(&cx.port);
         backend.watch(port.wake_fd())?;
         backend.watch(timers.fd())?;
+        let fd = backend.fd().try_clone_to_owned()?;
         let state = State {
             backend,
             cx,
@@ -174,6 +177,7 @@ impl Proactor {
                 closing: Cell::new(false),
                 drain,
                 attachments: RefCell::default(),
+                fd,
                 _sigpipe: SigpipeBlocked::new(),
             }),
         })
@@ -301,7 +305,7 @@ impl Proactor {
             let Some(event) = event else { break };
             called += usize::from(self.deliver(event));
         }
-        self.core.rearm();
+        self.core.rearm()?;
         Ok(called)
     }
 
@@ -461,21 +465,21 @@ impl Core {
         }
     }
 
-    /// Before another loop may wait at our descriptor: makes it readable for what is at hand, and
-    /// for the next timeout. The ring's own submissions are handed over by `run_once`.
-    fn rearm(&self) {
+    /// Before another loop may wait at our descriptor: hands submissions over, and makes the
+    /// descriptor readable for what is at hand, and for the next timeout.
+    fn rearm(&self) -> io::Result<()> {
+        if !self.port.is_embedded() {
+            return Ok(());
+        }
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
-        if !self.port.is_embedded() {
-            return;
-        }
-        if !state.cx.ready.is_empty() || !state.nops.is_empty() {
+        let at_hand = !state.cx.ready.is_empty() || !state.nops.is_empty();
+        if state.backend.flush(&mut state.cx)? || at_hand {
             self.port.notify();
         }
-        if let Some(at) = state.timers.earliest()
-            && let Err(e) = state.timers.arm(at)
-        {
-            log::error!("the timer could not be armed: {e}");
+        match state.timers.earliest() {
+            Some(at) => state.timers.arm(at),
+            None => Ok(()),
         }
     }
 }
@@ -509,19 +513,17 @@ impl Handle {
 }
 
 /// Readable when [`run_once`](Proactor::run_once) would find something, so that another loop can
-/// wait for it: call `run_once(Some(Duration::ZERO))` when it is, and once before the first wait
-/// and after each batch of submissions from outside callbacks, which also hands over what was
-/// submitted.
+/// wait for it, and call `run_once(Some(Duration::ZERO))` when it is. Asking for the descriptor
+/// hands over to the kernel what has been submitted from outside callbacks: ask again before a wait
+/// that follows a submission.
 impl AsFd for Proactor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.core.port.set_embedded();
-        self.core.rearm();
-        // SAFETY: the descriptor belongs to the backend, which lives as long as the core that
-        // `self` holds and is never replaced.
-        unsafe {
-            use std::os::fd::AsRawFd;
-            BorrowedFd::borrow_raw(self.core.state.borrow().backend.fd().as_raw_fd())
+        if let Err(e) = self.core.rearm() {
+            log::error!("submissions could not be handed over: {e}");
+            self.core.port.notify();
         }
+        self.core.fd.as_fd()
     }
 }
 

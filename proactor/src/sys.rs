@@ -130,7 +130,7 @@ pub(crate) fn residency(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Residency 
     }
     match cached_pages(fd, first, last - first + 1) {
         None => Residency::Unknown,
-        Some(n) if n >= last / page - first / page + 1 => Residency::Hot,
+        Some(n) if n > last / page - first / page => Residency::Hot,
         Some(_) => Residency::Cold,
     }
 }
@@ -229,6 +229,14 @@ pub(crate) fn read_spare(
     Ok(n)
 }
 
+/// Counts bytes that the kernel has written to a buffer's spare capacity on our behalf.
+pub(crate) fn appended(buf: &mut BytesMut, n: usize) {
+    assert!(n <= buf.capacity() - buf.len());
+    // SAFETY: within the capacity (checked), and written by the kernel: the caller passes on the
+    // count with which it has completed a read into that very spare capacity.
+    unsafe { buf.advance_mut(n) };
+}
+
 /// write(2), or pwrite(2) where `offset` isn't -1.
 pub(crate) fn write_at(fd: BorrowedFd<'_>, buf: &[u8], offset: libc::off_t) -> io::Result<usize> {
     retry(|| {
@@ -284,6 +292,12 @@ pub(crate) fn iovecs(bufs: &[Bytes]) -> Vec<libc::iovec> {
     bufs.iter().take(MAX_IOV).map(iovec).collect()
 }
 
+/// An empty message header for sendmsg(2).
+pub(crate) fn message() -> libc::msghdr {
+    // SAFETY: a msghdr of zeros is a valid one.
+    unsafe { std::mem::zeroed() }
+}
+
 /// sendmsg(2) without waiting and without SIGPIPE, or writev(2) on a pipe.
 pub(crate) fn send_vectored(
     fd: BorrowedFd<'_>,
@@ -293,13 +307,12 @@ pub(crate) fn send_vectored(
 ) -> io::Result<usize> {
     let mut iov = iovecs(bufs);
     if pipe {
-        // SAFETY: the iovecs point into `bufs`, which outlive the call.
         return retry(|| {
+            // SAFETY: the iovecs point into `bufs`, which outlive the call.
             check(unsafe { libc::writev(fd.as_raw_fd(), iov.as_ptr(), iov.len() as libc::c_int) })
         });
     }
-    // SAFETY: a msghdr of zeros is a valid one.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    let mut message = message();
     message.msg_iov = iov.as_mut_ptr();
     message.msg_iovlen = iov.len() as _;
     // SAFETY: the message points to the iovecs and they into `bufs`; all outlive the call.

@@ -115,10 +115,6 @@ impl Transfer {
         self.op.len - self.sent - self.piped as u64
     }
 
-    fn needs_fill(&self) -> bool {
-        self.piped == 0 && !self.end_of_file && self.unread() > 0
-    }
-
     /// Does what can be done directly, at most about `budget` bytes of it.
     pub(crate) fn advance(&mut self, pipes: &mut PipePool, budget: usize) -> Next {
         let next = self.run(pipes, budget);
@@ -131,17 +127,16 @@ impl Transfer {
     }
 
     fn run(&mut self, pipes: &mut PipePool, budget: usize) -> Next {
-        self.no_room = false;
-        self.no_data = false;
         let stop = self.sent.saturating_add(budget as u64);
         loop {
             if let Some(end) = self.failed.take() {
                 return Next::Done(end);
             }
-            if self.no_room {
+            // Said once: after the wait, the call is made again.
+            if std::mem::take(&mut self.no_room) {
                 return Next::Writable;
             }
-            if self.no_data {
+            if std::mem::take(&mut self.no_data) {
                 return Next::Readable;
             }
             if !self.op.header.is_empty() {
@@ -281,12 +276,6 @@ impl Transfer {
             Some(errno) if is_restart(errno) || errno == libc::ECANCELED => {}
             _ => self.failed = Some(SendFileEnd::SocketFailed(error)),
         }
-    }
-
-    /// Whether a linked chain can go on with a fill at once: everything is drained, and more is
-    /// wanted.
-    pub(crate) fn wants_fill(&self) -> bool {
-        self.failed.is_none() && self.op.header.is_empty() && self.needs_fill() && !self.no_data
     }
 
     /// Whether the last drain left a rest behind for want of room.

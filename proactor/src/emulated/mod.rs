@@ -20,6 +20,9 @@ impl Backend for Emulated {
     fn wait(&mut self, _cx: &mut Context, _block: bool) -> io::Result<()> {
         todo!()
     }
+    fn flush(&mut self, _cx: &mut Context) -> io::Result<bool> {
+        todo!()
+    }
     fn filled(&mut self, _cx: &mut Context, _token: Token, _transfer: Box<Transfer>) {
         todo!()
     }

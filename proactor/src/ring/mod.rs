@@ -1,40 +1,778 @@
-//! stub
-use crate::backend::{Backend, Context};
-use crate::op::{Op, Token};
-use crate::transfer::Transfer;
-use crate::{Builder, probe::Feature};
+//! The io_uring backend: submissions, completions, and what follows from each.
+//!
+//! An operation lives in `flights`, at its token's index, from its submission until its last
+//! completion, whatever anybody drops meanwhile: so the kernel never writes to freed memory. All
+//! `unsafe` of submitting is in [`Ring::push`].
+
+mod buffers;
+mod flight;
+mod setup;
+
+use std::collections::VecDeque;
 use std::io;
-use std::os::fd::BorrowedFd;
-pub(crate) struct Ring;
-pub(crate) enum OpenError {
-    Unavailable(io::Error),
-    Exhausted(io::Error),
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use io_uring::squeue::Entry;
+use io_uring::{IoUring, cqueue, opcode};
+
+use crate::backend::{Backend, Context, TURN_BUDGET};
+use crate::builder::Builder;
+use crate::fd::Fd;
+use crate::op::{Completion, Interest, Method, Op, Output, SendFileEnd, Token};
+use crate::pipe::Lessee;
+use crate::probe::Feature;
+use crate::sys;
+use crate::transfer::{Next, Transfer, is_restart};
+
+use buffers::Buffers;
+use flight::{CANCEL, Flight, Step, Task, WATCH, parse_user_data, poll, user_data};
+use setup::Found;
+pub(crate) use setup::OpenError;
+
+/// The backend. Fields are dropped in this order: the ring is closed before the buffer ring that
+/// is registered with it is freed.
+pub(crate) struct Ring {
+    ring: IoUring,
+    buffers: Option<Buffers>,
+    found: Found,
+    flights: Vec<Option<Flight>>,
+    /// Entries for which the submission queue had no room; a pair is linked.
+    backlog: VecDeque<(Entry, Option<Entry>)>,
+    /// Completions of one reaping, to be looked at when the ring is free again.
+    reaped: Vec<(u64, i32, u32)>,
+    /// Transfers that have used up their turn.
+    runnable: VecDeque<Token>,
+    /// Transfers that wait for their peer with a rest in their pipe, longest first.
+    stalled: VecDeque<Token>,
+    /// Receives for which there was no buffer.
+    starved: Vec<Token>,
+    watched: Vec<RawFd>,
+    /// Watched descriptors whose wait is over and must be begun again.
+    unwatched: Vec<RawFd>,
 }
+
 impl Ring {
-    pub(crate) fn open(_b: &Builder, _cx: &mut Context) -> Result<(Ring, Vec<Feature>), OpenError> {
-        Err(OpenError::Unavailable(io::ErrorKind::Unsupported.into()))
+    pub(crate) fn open(
+        settings: &Builder,
+        cx: &mut Context,
+    ) -> Result<(Ring, Vec<Feature>), OpenError> {
+        let (ring, mut found, features) = setup::open(settings)?;
+        let mut buffers = None;
+        if found.multishot_recv {
+            match Buffers::register(&ring, cx.bufs.clone()) {
+                Ok(registered) => buffers = Some(registered),
+                Err(e) => {
+                    log::warn!("no provided buffers, so no multishot receives: {e}");
+                    found.multishot_recv = false;
+                }
+            }
+        }
+        let ring = Ring {
+            ring,
+            buffers,
+            found,
+            flights: Vec::new(),
+            backlog: VecDeque::new(),
+            reaped: Vec::new(),
+            runnable: VecDeque::new(),
+            stalled: VecDeque::new(),
+            starved: Vec::new(),
+            watched: Vec::new(),
+            unwatched: Vec::new(),
+        };
+        Ok((ring, features))
+    }
+
+    fn flight(&mut self, token: Token) -> Option<&mut Flight> {
+        self.flights
+            .get_mut(token.index as usize)?
+            .as_mut()
+            .filter(|flight| flight.token == token)
+    }
+
+    /// Puts an entry, or a linked pair, into the submission queue; behind others in the backlog
+    /// where that is full. The kernel sees it with the next `enter`.
+    fn push(&mut self, first: Entry, second: Option<Entry>) {
+        if !self.backlog.is_empty() || !self.try_push(&first, second.as_ref()) {
+            self.backlog.push_back((first, second));
+        }
+    }
+
+    fn try_push(&mut self, first: &Entry, second: Option<&Entry>) -> bool {
+        let mut queue = self.ring.submission();
+        // A link must not be cut by the end of a submission.
+        if queue.capacity() - queue.len() < 1 + usize::from(second.is_some()) {
+            return false;
+        }
+        for entry in std::iter::once(first).chain(second) {
+            // SAFETY: every entry was made from a flight (`Flight::entry` and its kin), which
+            // stays in `flights` until the completions of all its outstanding steps have come, or
+            // for ever (`abandon`); watches and cancels point to nothing.
+            if unsafe { queue.push(entry) }.is_err() {
+                unreachable!("the room was checked");
+            }
+        }
+        true
+    }
+
+    /// Hands submissions to the kernel; waits for `want` completions.
+    fn enter(&mut self, cx: &mut Context, want: usize) -> io::Result<()> {
+        loop {
+            while let Some((first, second)) = self.backlog.pop_front() {
+                if !self.try_push(&first, second.as_ref()) {
+                    self.backlog.push_front((first, second));
+                    break;
+                }
+            }
+            let full = !self.backlog.is_empty();
+            let queue = self.ring.submission();
+            let quiet = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
+            drop(queue);
+            if want == 0 && quiet {
+                return Ok(());
+            }
+            cx.counters.waits += 1;
+            match self.ring.submit_and_wait(if full { 0 } else { want }) {
+                Ok(_) if full => {}
+                Ok(_) => return Ok(()),
+                Err(e) => match e.raw_os_error() {
+                    Some(libc::EINTR) => return Ok(()),
+                    // Completions are in the way (EBUSY), or memory is short for the moment:
+                    // what is not submitted yet stays queued while those at hand are taken.
+                    Some(libc::EBUSY | libc::EAGAIN) => return Ok(()),
+                    _ => return Err(e),
+                },
+            }
+        }
+    }
+
+    fn reap(&mut self, cx: &mut Context) {
+        let mut reaped = std::mem::take(&mut self.reaped);
+        for entry in self.ring.completion() {
+            reaped.push((entry.user_data(), entry.result(), entry.flags()));
+        }
+        for (data, result, flags) in reaped.drain(..) {
+            self.completed(cx, data, result, flags);
+        }
+        self.reaped = reaped;
+    }
+
+    fn completed(&mut self, cx: &mut Context, data: u64, result: i32, flags: u32) {
+        if data == CANCEL {
+            return;
+        }
+        if data & u64::from(u32::MAX) == WATCH & u64::from(u32::MAX) {
+            self.unwatched.push((data >> 32) as RawFd);
+            return;
+        }
+        let flight = parse_user_data(data).and_then(|(index, generation, step)| {
+            let flight = self.flights.get_mut(index as usize)?.as_mut()?;
+            let same = flight.token.generation & 0x00ff_ffff == generation;
+            (same && flight.is_outstanding(step)).then_some((flight, step))
+        });
+        let Some((flight, step)) = flight else {
+            // The wait of a pair whose drain has told all. Nothing else comes late, and if it did,
+            // a buffer must not be lost with it.
+            debug_assert!(cqueue::buffer_select(flags).is_none());
+            return;
+        };
+        let token = flight.token;
+        if !cqueue::more(flags) {
+            flight.outstanding &= !(step as u8);
+        }
+        match &mut flight.task {
+            Task::Transfer(_) => self.transfer_step(cx, token, step, result),
+            Task::Op(_) if step == Step::Poll => self.ready(cx, token, result),
+            Task::Op(_) => self.op_completed(cx, token, result, flags),
+        }
+    }
+
+    /// Ends an operation.
+    fn finish(
+        &mut self,
+        cx: &mut Context,
+        token: Token,
+        result: io::Result<Output>,
+        transferred: u64,
+    ) {
+        let slot = self.flights.get_mut(token.index as usize);
+        let Some(flight) = slot.and_then(Option::take) else {
+            return;
+        };
+        debug_assert_eq!(flight.outstanding, 0);
+        let op = match flight.task {
+            Task::Op(op) => op,
+            Task::Transfer(transfer) => Op::SendFile(transfer.finish(&mut cx.pipes).0),
+        };
+        cx.complete(
+            token,
+            Completion {
+                result,
+                transferred,
+                op: Some(op),
+            },
+        );
+    }
+
+    /// Submits an operation's own entry, for the first time or again.
+    fn start(&mut self, cx: &mut Context, token: Token) {
+        let found = self.found;
+        let Some(flight) = self.flight(token) else {
+            return;
+        };
+        if let Task::Op(op @ Op::RecvMulti { .. }) = &flight.task
+            && !found.multishot_recv
+        {
+            let (target, events) = wait_target(op);
+            let entry = flight.wait_for(&target, events);
+            self.push(entry, None);
+            return;
+        }
+        match flight.entry(found) {
+            Ok(entry) => {
+                let entry = flight.label(entry, Step::Main);
+                self.push(entry, None);
+            }
+            Err(e) => self.finish(cx, token, Err(e), 0),
+        }
+    }
+
+    /// The kernel has answered a plain operation.
+    fn op_completed(&mut self, cx: &mut Context, token: Token, result: i32, flags: u32) {
+        let more = cqueue::more(flags);
+        let buffer = cqueue::buffer_select(flags);
+        let Some(flight) = self.flight(token) else {
+            return;
+        };
+        let cancelled = flight.cancelled;
+        let Task::Op(op) = &mut flight.task else {
+            return;
+        };
+        if result < 0 {
+            self.op_failed(cx, token, -result);
+            return;
+        }
+        let n = result as u64;
+        let output = match op {
+            Op::Accept { .. } | Op::AcceptMulti { .. } => {
+                sys::own(result).map(|fd| Output::Accepted(Fd::new(fd)))
+            }
+            Op::Open(_) => sys::own(result).map(|fd| Output::Opened(Fd::new(fd))),
+            Op::Poll { .. } => Ok(Output::Ready(Interest(result as i16))),
+            Op::Recv { buf, .. } | Op::Read { buf, .. } => {
+                sys::appended(buf, n as usize);
+                Ok(Output::Done)
+            }
+            Op::RecvMulti { .. } => {
+                let data = match (buffer, &mut self.buffers) {
+                    (Some(id), Some(buffers)) => buffers.filled(id, n as usize),
+                    _ => crate::RecvBuf::end(),
+                };
+                if n == 0 {
+                    self.finish(cx, token, Ok(Output::Data(data)), 0);
+                    return;
+                }
+                Ok(Output::Data(data))
+            }
+            _ => Ok(Output::Done),
+        };
+        let transferred = match op_kind(&output) {
+            Counted::Bytes => n,
+            Counted::Nothing => 0,
+        };
+        if !self.is_multi(token) {
+            self.finish(cx, token, output, transferred);
+            return;
+        }
+        cx.complete(
+            token,
+            Completion {
+                result: output,
+                transferred,
+                op: None,
+            },
+        );
+        if !more && cancelled {
+            self.finish(cx, token, Err(cancelled_error()), 0);
+        } else if !more {
+            self.start(cx, token);
+        }
+    }
+
+    fn is_multi(&mut self, token: Token) -> bool {
+        let task = self.flight(token).map(|flight| &flight.task);
+        matches!(
+            task,
+            Some(Task::Op(Op::AcceptMulti { .. } | Op::RecvMulti { .. }))
+        )
+    }
+
+    fn op_failed(&mut self, cx: &mut Context, token: Token, errno: i32) {
+        let Some(flight) = self.flight(token) else {
+            return;
+        };
+        let Task::Op(op) = &flight.task else { return };
+        let interrupted = is_restart(errno) || errno == libc::EAGAIN;
+        if flight.cancelled && (interrupted || errno == libc::ENOBUFS) {
+            self.finish(cx, token, Err(cancelled_error()), 0);
+            return;
+        }
+        match (op, errno) {
+            (Op::AcceptMulti { .. } | Op::Accept { .. }, libc::ECONNABORTED | libc::EPROTO) => {
+                self.start(cx, token);
+            }
+            (Op::RecvMulti { .. }, libc::ENOBUFS) => {
+                self.starved.push(token);
+                cx.bufs.set_starved();
+            }
+            (op, libc::EAGAIN) => {
+                let (target, events) = wait_target(op);
+                let entry = flight.wait_for(&target, events);
+                self.push(entry, None);
+            }
+            _ if interrupted => self.start(cx, token),
+            _ => {
+                let error = io::Error::from_raw_os_error(errno);
+                self.finish(cx, token, Err(error), 0);
+            }
+        }
+    }
+
+    /// A plain operation's wait for readiness is over: try again.
+    fn ready(&mut self, cx: &mut Context, token: Token, result: i32) {
+        let Some(flight) = self.flight(token) else {
+            return;
+        };
+        if flight.cancelled {
+            self.finish(cx, token, Err(cancelled_error()), 0);
+        } else if result < 0 && !is_restart(-result) {
+            let error = io::Error::from_raw_os_error(-result);
+            self.finish(cx, token, Err(error), 0);
+        } else if matches!(flight.task, Task::Op(Op::RecvMulti { .. })) {
+            self.recv_now(cx, token);
+        } else {
+            self.start(cx, token);
+        }
+    }
+
+    /// A receive without multishot: the wait has ended, so take what there is.
+    fn recv_now(&mut self, cx: &mut Context, token: Token) {
+        let Some(flight) = self.flight(token) else {
+            return;
+        };
+        let Task::Op(Op::RecvMulti { socket }) = &flight.task else {
+            return;
+        };
+        let socket = socket.clone();
+        match cx.bufs.recv(socket.as_fd()) {
+            None => {
+                self.starved.push(token);
+                cx.bufs.set_starved();
+            }
+            Some(Ok(data)) if data.is_empty() => {
+                self.finish(cx, token, Ok(Output::Data(data)), 0);
+            }
+            Some(Ok(data)) => {
+                let completion = Completion {
+                    transferred: data.len() as u64,
+                    result: Ok(Output::Data(data)),
+                    op: None,
+                };
+                cx.complete(token, completion);
+                self.start(cx, token);
+            }
+            Some(Err(e)) if e.kind() == io::ErrorKind::WouldBlock => self.start(cx, token),
+            Some(Err(e)) => self.finish(cx, token, Err(e), 0),
+        }
+    }
+
+    /// Receives wait for buffers; begin them again when there are some.
+    fn restart_starved(&mut self, cx: &mut Context) {
+        let provided = self.buffers.as_mut().map(|buffers| {
+            buffers.provide();
+            buffers.has_any()
+        });
+        if self.starved.is_empty() || provided == Some(false) {
+            return;
+        }
+        for token in std::mem::take(&mut self.starved) {
+            self.start(cx, token);
+        }
+    }
+
+    fn watch_again(&mut self) {
+        for fd in std::mem::take(&mut self.unwatched) {
+            if self.watched.contains(&fd) {
+                // SAFETY: whoever had it watched keeps it open as long as the ring.
+                let target = unsafe { BorrowedFd::borrow_raw(fd) };
+                let data = (fd as u64) << 32 | WATCH & u64::from(u32::MAX);
+                self.push(poll(target, libc::POLLIN).user_data(data), None);
+            }
+        }
+    }
+
+    // Transfers.
+
+    /// One of a transfer's submissions has been answered.
+    fn transfer_step(&mut self, cx: &mut Context, token: Token, step: Step, result: i32) {
+        let skip_success = self.found.skip_success;
+        let Some(flight) = self.flight(token) else {
+            return;
+        };
+        let filling = flight.is_outstanding(Step::Fill);
+        let Task::Transfer(transfer) = &mut flight.task else {
+            return;
+        };
+        match step {
+            Step::Fill => {
+                transfer.filled(outcome(result));
+                if let Some(drain) = flight.early_drain.take() {
+                    drained(transfer, drain);
+                }
+            }
+            Step::Drain if filling => flight.early_drain = Some(result),
+            Step::Drain => {
+                drained(transfer, result);
+                if skip_success {
+                    flight.outstanding &= !(Step::Poll as u8);
+                }
+            }
+            Step::Poll | Step::Main => {}
+        }
+        if flight.outstanding == 0 {
+            self.settled(cx, token);
+        }
+    }
+
+    /// The kernel has nothing of a transfer in its hands: decide what comes next.
+    fn settled(&mut self, cx: &mut Context, token: Token) {
+        let skip_success = self.found.skip_success;
+        let Some(flight) = self.flight(token) else {
+            return;
+        };
+        let cancelled = flight.cancelled;
+        let reclaim = std::mem::take(&mut flight.reclaim);
+        let Task::Transfer(transfer) = &mut flight.task else {
+            return;
+        };
+        if cancelled {
+            self.end_cancelled(cx, token);
+            return;
+        }
+        if transfer.op().method == Method::Chain && transfer.has_rest() {
+            let rewindable = transfer.op().offset.is_some();
+            if rewindable && (reclaim || cx.pipes.is_scarce()) {
+                transfer.release(&mut cx.pipes);
+                cx.counters.pipes_taken += 1;
+                self.wait_writable(token);
+            } else if let Some([wait, drain]) = flight.wait_and_drain(skip_success) {
+                self.push(wait, Some(drain));
+                self.mark_stalled(token);
+            }
+            return;
+        }
+        self.drive(cx, token);
+    }
+
+    fn end_cancelled(&mut self, cx: &mut Context, token: Token) {
+        let Some(flight) = self.flight(token) else {
+            return;
+        };
+        let Task::Transfer(transfer) = &flight.task else {
+            self.finish(cx, token, Err(cancelled_error()), 0);
+            return;
+        };
+        let sent = transfer.sent();
+        let result = if sent == transfer.op().len && transfer.op().header.is_empty() {
+            Ok(Output::Sent(SendFileEnd::Complete))
+        } else {
+            Err(cancelled_error())
+        };
+        self.finish(cx, token, result, sent);
+    }
+
+    /// Lets a transfer do what can be done directly, and submits what can't.
+    fn drive(&mut self, cx: &mut Context, token: Token) {
+        let mut end = loop {
+            let Some(flight) = self.flight(token) else {
+                return;
+            };
+            let Task::Transfer(transfer) = &mut flight.task else {
+                return;
+            };
+            match transfer.advance(&mut cx.pipes, TURN_BUDGET) {
+                Next::Done(end) => break end,
+                Next::Yield => {
+                    self.runnable.push_back(token);
+                    return;
+                }
+                Next::Writable => {
+                    let has_rest = transfer.has_rest();
+                    self.wait_writable(token);
+                    if has_rest {
+                        self.mark_stalled(token);
+                    }
+                    return;
+                }
+                Next::Readable => {
+                    let file = transfer.op().file.clone();
+                    let entry = flight.wait_for(&file, libc::POLLIN);
+                    self.push(entry, None);
+                    return;
+                }
+                Next::Fill => {
+                    if let Some([fill, drain]) = flight.chain() {
+                        self.push(fill, Some(drain));
+                        cx.counters.chains += 1;
+                        return;
+                    }
+                    break SendFileEnd::SourceFailed(io::Error::from_raw_os_error(libc::EOVERFLOW));
+                }
+                Next::NeedPipe => {
+                    if !self.take_pipe(cx, token) {
+                        break SendFileEnd::NoPipe;
+                    }
+                }
+            }
+        };
+        let Some(flight) = self.flight(token) else {
+            return;
+        };
+        let Task::Transfer(transfer) = &flight.task else {
+            return;
+        };
+        let sent = transfer.sent();
+        // The kernel's own words for "interrupted" and "cancelled" are not for users.
+        if let SendFileEnd::SourceFailed(e) | SendFileEnd::SocketFailed(e) = &mut end
+            && e.raw_os_error().is_some_and(is_restart)
+        {
+            *e = io::ErrorKind::Interrupted.into();
+        }
+        self.finish(cx, token, Ok(Output::Sent(end)), sent);
+    }
+
+    fn wait_writable(&mut self, token: Token) {
+        let Some(flight) = self.flight(token) else {
+            return;
+        };
+        let Task::Transfer(transfer) = &flight.task else {
+            return;
+        };
+        let socket = transfer.op().socket.clone();
+        let entry = flight.wait_for(&socket, libc::POLLOUT);
+        self.push(entry, None);
+    }
+
+    /// Remembers a transfer that waits with a rest in its pipe.
+    fn mark_stalled(&mut self, token: Token) {
+        if self.stalled.len() >= 64 {
+            let stalled = std::mem::take(&mut self.stalled);
+            let holds = |token: &Token| {
+                self.flight(*token)
+                    .is_some_and(|f| matches!(&f.task, Task::Transfer(t) if t.has_rest()))
+            };
+            self.stalled = stalled.into_iter().filter(holds).collect();
+        }
+        if !self.stalled.contains(&token) {
+            self.stalled.push_back(token);
+        }
+    }
+
+    /// Gets a pipe for a transfer from one that waits for its peer. A wait that is linked with a
+    /// drain must be cancelled first: that pipe will be there for the next.
+    fn take_pipe(&mut self, cx: &mut Context, token: Token) -> bool {
+        while let Some(victim) = self.stalled.pop_front() {
+            if victim == token {
+                continue;
+            }
+            let Some(flight) = self.flight(victim) else {
+                continue;
+            };
+            let outstanding = flight.outstanding;
+            let linked = flight.is_outstanding(Step::Drain);
+            let Task::Transfer(transfer) = &mut flight.task else {
+                continue;
+            };
+            if outstanding == Step::Poll as u8 && transfer.give_up_pipe(&mut cx.pipes) {
+                cx.counters.pipes_taken += 1;
+                let pipe = cx.pipes.lease(Lessee::Direct);
+                let Some(Flight {
+                    task: Task::Transfer(transfer),
+                    ..
+                }) = self.flight(token)
+                else {
+                    return false;
+                };
+                return pipe.map(|pipe| transfer.set_pipe(pipe)).is_some();
+            }
+            if linked && transfer.op().offset.is_some() && !flight.reclaim {
+                flight.reclaim = true;
+                let data = user_data(victim, Step::Poll);
+                self.push(
+                    opcode::AsyncCancel::new(data).build().user_data(CANCEL),
+                    None,
+                );
+                return false;
+            }
+        }
+        false
     }
 }
+
 impl Backend for Ring {
-    fn submit(&mut self, _cx: &mut Context, _token: Token, _op: Op) {
-        todo!()
+    fn submit(&mut self, cx: &mut Context, token: Token, op: Op) {
+        let op = match op {
+            Op::Close { fd } => {
+                drop(fd);
+                cx.complete(token, Completion::ok(Op::Nop, Output::Done, 0));
+                return;
+            }
+            Op::Shutdown { ref socket, how } => {
+                let result = crate::net::shutdown(socket, how).map(|()| Output::Done);
+                cx.complete(
+                    token,
+                    Completion {
+                        result,
+                        transferred: 0,
+                        op: Some(op),
+                    },
+                );
+                return;
+            }
+            op => op,
+        };
+        let index = token.index as usize;
+        if self.flights.len() <= index {
+            self.flights.resize_with(index + 1, || None);
+        }
+        debug_assert!(self.flights[index].is_none());
+        let task = match op {
+            Op::SendFile(op) => Task::Transfer(Box::new(Transfer::new(op))),
+            op => Task::Op(op),
+        };
+        let transfer = matches!(task, Task::Transfer(_));
+        self.flights[index] = Some(Flight::new(token, task));
+        if transfer {
+            self.drive(cx, token);
+        } else {
+            self.start(cx, token);
+        }
     }
-    fn cancel(&mut self, _cx: &mut Context, _token: Token) {
-        todo!()
+
+    fn cancel(&mut self, cx: &mut Context, token: Token) {
+        let Some(flight) = self.flight(token) else {
+            return;
+        };
+        if std::mem::replace(&mut flight.cancelled, true) {
+            return;
+        }
+        if flight.outstanding == 0 {
+            self.runnable.retain(|t| *t != token);
+            self.starved.retain(|t| *t != token);
+            self.end_cancelled(cx, token);
+            return;
+        }
+        for step in flight.outstanding_steps() {
+            let cancel = opcode::AsyncCancel::new(user_data(token, step)).build();
+            self.push(cancel.user_data(CANCEL), None);
+        }
     }
-    fn wait(&mut self, _cx: &mut Context, _block: bool) -> io::Result<()> {
-        todo!()
+
+    fn wait(&mut self, cx: &mut Context, block: bool) -> io::Result<()> {
+        self.restart_starved(cx);
+        self.watch_again();
+        for _ in 0..self.runnable.len() {
+            if let Some(token) = self.runnable.pop_front() {
+                self.drive(cx, token);
+            }
+        }
+        let idle = block && cx.ready.is_empty() && self.runnable.is_empty();
+        self.enter(cx, usize::from(idle))?;
+        self.reap(cx);
+        Ok(())
     }
+
+    fn flush(&mut self, cx: &mut Context) -> io::Result<bool> {
+        self.restart_starved(cx);
+        self.watch_again();
+        self.enter(cx, 0)?;
+        Ok(!self.runnable.is_empty() || !self.backlog.is_empty())
+    }
+
     fn filled(&mut self, _cx: &mut Context, _token: Token, _transfer: Box<Transfer>) {
-        todo!()
+        unreachable!("the ring's transfers are filled by the kernel's workers");
     }
-    fn watch(&mut self, _fd: BorrowedFd<'_>) -> io::Result<()> {
-        todo!()
+
+    fn watch(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.watched.push(fd.as_raw_fd());
+        self.unwatched.push(fd.as_raw_fd());
+        Ok(())
     }
+
     fn fd(&self) -> BorrowedFd<'_> {
-        todo!()
+        // SAFETY: the ring's own descriptor, open as long as `self`.
+        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
     }
+
     fn abandon(&mut self) -> usize {
-        todo!()
+        let flights: Vec<Flight> = self.flights.drain(..).flatten().collect();
+        let count = flights.len();
+        if count > 0 {
+            // The kernel may still read and write what these own, and received data may still
+            // arrive in the buffers.
+            std::mem::forget(flights);
+            std::mem::forget(self.buffers.take());
+        }
+        count
+    }
+}
+
+enum Counted {
+    Bytes,
+    Nothing,
+}
+
+/// Whether an answer of the kernel's counts bytes; else it is a descriptor, a mask or nothing.
+fn op_kind(output: &io::Result<Output>) -> Counted {
+    match output {
+        Ok(Output::Done | Output::Data(_)) => Counted::Bytes,
+        _ => Counted::Nothing,
+    }
+}
+
+fn cancelled_error() -> io::Error {
+    io::Error::from_raw_os_error(libc::ECANCELED)
+}
+
+fn outcome(result: i32) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
+}
+
+/// Takes a drain's answer in. One from an empty pipe (the fill brought nothing) says nothing.
+fn drained(transfer: &mut Transfer, result: i32) {
+    if transfer.piped() > 0 {
+        transfer.drained(outcome(result));
+    }
+}
+
+/// What an operation waits for that the kernel told to come again.
+fn wait_target(op: &Op) -> (Fd, i16) {
+    match op {
+        Op::Accept { listener } | Op::AcceptMulti { listener } => (listener.clone(), libc::POLLIN),
+        Op::Recv { socket, .. } | Op::RecvMulti { socket } => (socket.clone(), libc::POLLIN),
+        Op::Read { file, .. } => (file.clone(), libc::POLLIN),
+        Op::Send { socket, .. } | Op::SendVectored { socket, .. } | Op::Connect { socket, .. } => {
+            (socket.clone(), libc::POLLOUT)
+        }
+        Op::Write { file, .. } => (file.clone(), libc::POLLOUT),
+        Op::Splice { from, to, .. } => {
+            let readable = sys::poll(from.as_fd(), libc::POLLIN, Some(std::time::Duration::ZERO));
+            if readable.is_ok_and(|events| events == 0) {
+                (from.clone(), libc::POLLIN)
+            } else {
+                (to.clone(), libc::POLLOUT)
+            }
+        }
+        other => unreachable!("{} does not wait for readiness", other.name()),
     }
 }
