@@ -23,13 +23,15 @@ pub(super) fn run(args: &Receive) -> Result<(), Failure> {
         .map_err(|e| Failure::io(format!("cannot listen on {}", args.address), &e))?;
 
     let bar = Bar::new(0);
-    let mut options = ReceiverOptions::default();
-    options.no_sync = args.no_sync;
-    options.timeout = args.timeout;
-    options.progress = bar.progress().map(|mut progress| {
+    let progress = bar.progress().map(|mut progress| {
         let told = move |received, of| progress(received, Some(of));
         Box::new(told) as Box<dyn FnMut(u64, u64)>
     });
+    let options = ReceiverOptions {
+        no_sync: args.no_sync,
+        timeout: args.timeout,
+        progress,
+    };
     let failed = |e: io::Error| match e.kind() {
         io::ErrorKind::TimedOut => Failure::new(format!("cannot receive {path}: it took too long")),
         io::ErrorKind::Interrupted => {

@@ -67,14 +67,16 @@ fn send_to(
     address: &Address,
     bar: &Bar,
 ) -> io::Result<Sent> {
-    let mut options = SenderOptions::default();
-    options.route = args.route.route;
-    options.rate = args.rate;
-    options.timeout = args.timeout;
-    options.progress = bar.progress().map(|mut progress| {
+    let progress = bar.progress().map(|mut progress| {
         let told = move |sent| progress(sent, None);
         Box::new(told) as Box<dyn FnMut(u64)>
     });
+    let options = SenderOptions {
+        route: args.route.route,
+        rate: args.rate,
+        timeout: args.timeout,
+        progress,
+    };
     let result = Rc::new(RefCell::new(None));
     let into = Rc::clone(&result);
     let sending = send(proactor, file, address, options, move |sent| {
