@@ -9,7 +9,7 @@ use crate::buf::BufGroup;
 use crate::op::{Completion, Op, Token};
 use crate::pipe::PipePool;
 use crate::pool::Workers;
-use crate::port::Port;
+use crate::port::{Done, Port};
 use crate::stats::Counters;
 use crate::transfer::Transfer;
 
@@ -62,6 +62,11 @@ pub(crate) trait Backend {
 
     /// Takes a transfer back whose pipe a worker has filled.
     fn filled(&mut self, cx: &mut Context, token: Token, transfer: Box<Transfer>);
+
+    /// Takes an operation back that a worker has run.
+    fn done(&mut self, cx: &mut Context, done: Done) {
+        cx.complete(done.token, done.into());
+    }
 
     /// Watches a descriptor for good (the port's eventfd, the timer): its readability ends `wait`.
     /// Whoever reads the descriptor does so after each `wait`.

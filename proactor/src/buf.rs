@@ -126,6 +126,11 @@ impl BufGroup {
             .wrapping_add(usize::from(id) * self.size)
     }
 
+    /// Whether [`take`](BufGroup::take) would find one.
+    pub(crate) fn has_free(&self) -> bool {
+        !self.lock().is_empty()
+    }
+
     /// Takes a free buffer's id.
     pub(crate) fn take(&self) -> Option<u16> {
         self.lock().pop()
@@ -151,7 +156,7 @@ impl BufGroup {
     pub(crate) fn set_starved(&self) {
         self.starved.store(true, Ordering::SeqCst);
         // One may have been given back since it was missed.
-        if !self.lock().is_empty() {
+        if self.has_free() {
             self.port.notify();
         }
     }

@@ -24,6 +24,14 @@ pub(crate) fn blocking(token: Token, op: Op) -> Done {
         Op::Write { file, buf, offset } => sys::maybe_offset(*offset)
             .and_then(|at| sys::write_at(file.as_fd(), buf, at))
             .map(|n| count(&mut transferred, n)),
+        // Of a blocking pipe: sockets need no worker.
+        Op::Send { socket, buf, .. } => {
+            sys::write_at(socket.as_fd(), buf, -1).map(|n| count(&mut transferred, n))
+        }
+        Op::SendVectored { socket, bufs, more } => {
+            sys::send_vectored(socket.as_fd(), bufs, *more, true)
+                .map(|n| count(&mut transferred, n))
+        }
         Op::Splice {
             from,
             from_offset,

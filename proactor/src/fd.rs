@@ -24,6 +24,7 @@ struct Inner {
     id: u64,
     kind: OnceLock<FileKind>,
     filesystem: OnceLock<Filesystem>,
+    nonblocking: OnceLock<bool>,
 }
 
 /// What kind of thing a descriptor names (stat(2)'s `st_mode`).
@@ -81,8 +82,17 @@ impl Fd {
                 id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
                 kind: OnceLock::new(),
                 filesystem: OnceLock::new(),
+                nonblocking: OnceLock::new(),
             }),
         }
+    }
+
+    /// Takes over a socket that was made non-blocking: nothing of it need be asked for.
+    pub(crate) fn socket(fd: OwnedFd) -> Fd {
+        let fd = Fd::new(fd);
+        let _ = fd.inner.kind.set(FileKind::Socket);
+        let _ = fd.inner.nonblocking.set(true);
+        fd
     }
 
     /// Takes a socket or pipe over and makes it non-blocking.
@@ -92,16 +102,19 @@ impl Fd {
     pub fn nonblocking(fd: impl Into<OwnedFd>) -> io::Result<Fd> {
         let fd = fd.into();
         sys::set_nonblocking(fd.as_fd())?;
-        Ok(Fd::new(fd))
+        let fd = Fd::new(fd);
+        let _ = fd.inner.nonblocking.set(true);
+        Ok(fd)
     }
 
     pub(crate) fn id(&self) -> u64 {
         self.inner.id
     }
 
-    /// Lets the table of readiness registrations notice that a descriptor is gone.
-    pub(crate) fn watch(&self) -> FdWatch {
-        FdWatch(Arc::downgrade(&self.inner))
+    /// Whether calls on it return instead of waiting (`O_NONBLOCK`); asked of the kernel once.
+    pub(crate) fn is_nonblocking(&self) -> bool {
+        let ask = || sys::is_nonblocking(self.as_fd()).unwrap_or(false);
+        *self.inner.nonblocking.get_or_init(ask)
     }
 
     /// Whether this is the last reference, so that dropping it closes the descriptor.
@@ -222,13 +235,5 @@ impl From<std::fs::File> for Fd {
 impl fmt::Debug for Fd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Fd").field(&self.as_raw_fd()).finish()
-    }
-}
-
-pub(crate) struct FdWatch(std::sync::Weak<Inner>);
-
-impl FdWatch {
-    pub(crate) fn is_open(&self) -> bool {
-        self.0.strong_count() > 0
     }
 }

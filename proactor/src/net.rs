@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::io;
-use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
@@ -215,7 +214,7 @@ fn copy_chars(to: &mut [libc::c_char], from: &[u8]) {
 fn stream_socket(family: libc::c_int) -> io::Result<Fd> {
     let flags = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: takes and touches no memory.
-    sys::own(unsafe { libc::socket(family, flags, 0) }).map(Fd::new)
+    sys::own(unsafe { libc::socket(family, flags, 0) }).map(Fd::socket)
 }
 
 /// A fresh stream socket for [`Op::Connect`](crate::Op::Connect) to `address`: non-blocking,
@@ -281,7 +280,7 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Fd> {
                 flags,
             )
         };
-        sys::own(result).map(Fd::new)
+        sys::own(result).map(Fd::socket)
     })
 }
 
@@ -423,21 +422,40 @@ pub(crate) fn shutdown_how(how: Shutdown) -> libc::c_int {
 /// # Errors
 /// getsockopt(2)'s.
 pub fn take_error(socket: &Fd) -> io::Result<Option<io::Error>> {
-    let mut error = MaybeUninit::<libc::c_int>::zeroed();
+    let error = get_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_ERROR)?;
+    Ok((error != 0).then(|| io::Error::from_raw_os_error(error)))
+}
+
+fn get_option(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
     let mut len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes to the integer.
     sys::check(unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ERROR,
-            error.as_mut_ptr().cast(),
+            level,
+            option,
+            (&raw mut value).cast(),
             &raw mut len,
         )
     })?;
-    // SAFETY: it was zeroed, and any integer is valid.
-    let error = unsafe { error.assume_init() };
-    Ok((error != 0).then(|| io::Error::from_raw_os_error(error)))
+    Ok(value)
+}
+
+/// Whether a socket speaks TCP.
+pub(crate) fn is_tcp(socket: BorrowedFd<'_>) -> bool {
+    let protocol = get_option(socket, libc::SOL_SOCKET, libc::SO_PROTOCOL);
+    matches!(protocol, Ok(libc::IPPROTO_TCP))
+}
+
+/// Pushes out what `MSG_MORE` and its kin left corked at a TCP socket, and changes no setting:
+/// taking `TCP_CORK` off does that even where it isn't on (tcp(7)).
+pub(crate) fn push_out(socket: BorrowedFd<'_>) {
+    let _ = set_option(socket, libc::IPPROTO_TCP, libc::TCP_CORK, 0);
 }
 
 /// A pair of connected Unix stream sockets, non-blocking and close-on-exec (socketpair(2)).

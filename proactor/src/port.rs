@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::Proactor;
-use crate::op::{Op, Output, Token};
+use crate::op::{Completion, Op, Output, Token};
 use crate::sys;
 use crate::transfer::Transfer;
 
@@ -28,6 +28,16 @@ pub(crate) struct Done {
     pub(crate) op: Op,
     pub(crate) transferred: u64,
     pub(crate) result: io::Result<Output>,
+}
+
+impl From<Done> for Completion {
+    fn from(done: Done) -> Completion {
+        Completion {
+            result: done.result,
+            transferred: done.transferred,
+            op: Some(done.op),
+        }
+    }
 }
 
 /// The queue and its eventfd.
@@ -84,10 +94,11 @@ impl Port {
         if !self.notified.load(Ordering::Acquire) {
             return;
         }
-        // Reading an eventfd sets it to zero; EAGAIN means that it was.
-        let mut count = bytes::BytesMut::with_capacity(8);
-        let _ = sys::read_spare(self.wake.as_fd(), &mut count, 8, -1, 0);
-        self.notified.store(false, Ordering::SeqCst);
+        // Reading an eventfd sets it to zero. EAGAIN: whoever set the flag has yet to write. Then
+        // the flag stays, so that the eventfd, which will end a wait, is read after that.
+        if sys::read_counter(self.wake.as_fd()).is_ok() {
+            self.notified.store(false, Ordering::SeqCst);
+        }
         std::mem::swap(&mut *self.lock(), into);
     }
 

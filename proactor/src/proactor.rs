@@ -114,9 +114,9 @@ struct Core {
     /// Being dropped: what is submitted now is cancelled at once.
     closing: Cell<bool>,
     drain: Duration,
-    attachments: RefCell<Vec<Rc<dyn Attachment>>>,
     /// The backend's descriptor, duplicated: another loop's view of it.
     fd: OwnedFd,
+    attachments: RefCell<Vec<Rc<dyn Attachment>>>,
     _sigpipe: SigpipeBlocked,
 }
 
@@ -176,8 +176,8 @@ impl Proactor {
                 running: Cell::new(false),
                 closing: Cell::new(false),
                 drain,
-                attachments: RefCell::default(),
                 fd,
+                attachments: RefCell::default(),
                 _sigpipe: SigpipeBlocked::new(),
             }),
         })
@@ -326,14 +326,7 @@ impl Proactor {
         state.cx.port.take(&mut state.packets);
         while let Some(packet) = state.packets.pop_front() {
             match packet {
-                Packet::Done(done) => state.cx.complete(
-                    done.token,
-                    Completion {
-                        result: done.result,
-                        transferred: done.transferred,
-                        op: Some(done.op),
-                    },
-                ),
+                Packet::Done(done) => state.backend.done(&mut state.cx, done),
                 Packet::Filled(token, transfer) => {
                     state.backend.filled(&mut state.cx, token, transfer);
                 }

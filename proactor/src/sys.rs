@@ -45,21 +45,30 @@ pub(crate) fn own(result: libc::c_int) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
 }
 
-pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+/// A descriptor's access mode and status flags.
+fn status_flags(fd: BorrowedFd<'_>) -> io::Result<libc::c_int> {
     // SAFETY: fcntl with integers touches no memory.
-    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })? as libc::c_int;
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) }).map(|flags| flags as libc::c_int)
+}
+
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = status_flags(fd)?;
     if flags & libc::O_NONBLOCK == 0 {
         let flags = flags | libc::O_NONBLOCK;
-        // SAFETY: as above.
+        // SAFETY: fcntl with integers touches no memory.
         check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) })?;
     }
     Ok(())
 }
 
+/// Whether the open file description has `O_NONBLOCK` (fcntl(2), `F_GETFL`).
+pub(crate) fn is_nonblocking(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(status_flags(fd)? & libc::O_NONBLOCK != 0)
+}
+
 /// Whether a descriptor can be read from, and whether written to.
 pub(crate) fn access(fd: BorrowedFd<'_>) -> io::Result<(bool, bool)> {
-    // SAFETY: fcntl with integers touches no memory.
-    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })? as libc::c_int;
+    let flags = status_flags(fd)?;
     if flags & libc::O_PATH != 0 {
         return Ok((false, false));
     }
@@ -250,11 +259,12 @@ pub(crate) fn write_at(fd: BorrowedFd<'_>, buf: &[u8], offset: libc::off_t) -> i
     })
 }
 
-/// recv(2) without waiting, appended to the spare capacity of `buf`.
-pub(crate) fn recv_spare(fd: BorrowedFd<'_>, buf: &mut BytesMut) -> io::Result<usize> {
+/// recv(2) of at most `len` bytes without waiting, appended to `buf` within its spare capacity.
+pub(crate) fn recv_spare(fd: BorrowedFd<'_>, buf: &mut BytesMut, len: usize) -> io::Result<usize> {
     let spare = buf.spare_capacity_mut();
+    let len = spare.len().min(len);
     // SAFETY: the kernel writes at most `len` bytes into memory that we borrow exclusively.
-    let n = unsafe { recv_raw(fd, spare.as_mut_ptr().cast(), spare.len()) }?;
+    let n = unsafe { recv_raw(fd, spare.as_mut_ptr().cast(), len) }?;
     // SAFETY: the kernel has just written these `n` bytes.
     unsafe { buf.advance_mut(n) };
     Ok(n)
@@ -283,12 +293,15 @@ fn send_flags(more: bool) -> libc::c_int {
 /// The most buffers that one vectored call takes (`UIO_MAXIOV`).
 pub(crate) const MAX_IOV: usize = 1024;
 
+fn iovec(buf: &Bytes) -> libc::iovec {
+    libc::iovec {
+        iov_base: buf.as_ptr().cast_mut().cast(),
+        iov_len: buf.len(),
+    }
+}
+
 /// The iovecs of a vectored call; they point into `bufs`.
 pub(crate) fn iovecs(bufs: &[Bytes]) -> Vec<libc::iovec> {
-    let iovec = |b: &Bytes| libc::iovec {
-        iov_base: b.as_ptr().cast_mut().cast(),
-        iov_len: b.len(),
-    };
     bufs.iter().take(MAX_IOV).map(iovec).collect()
 }
 
@@ -305,7 +318,19 @@ pub(crate) fn send_vectored(
     more: bool,
     pipe: bool,
 ) -> io::Result<usize> {
-    let mut iov = iovecs(bufs);
+    // Few buffers, the usual case, need no allocation.
+    const FEW: usize = 16;
+    let mut few = [iovec(&Bytes::new()); FEW];
+    let mut many = Vec::new();
+    let iov = if bufs.len() <= FEW {
+        for (iov, buf) in few.iter_mut().zip(bufs) {
+            *iov = iovec(buf);
+        }
+        &mut few[..bufs.len()]
+    } else {
+        many.extend(bufs.iter().take(MAX_IOV).map(iovec));
+        &mut many[..]
+    };
     if pipe {
         return retry(|| {
             // SAFETY: the iovecs point into `bufs`, which outlive the call.
@@ -492,6 +517,14 @@ pub(crate) fn timerfd() -> io::Result<OwnedFd> {
     let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
     // SAFETY: takes and touches no memory.
     own(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, flags) })
+}
+
+/// Reads the counter of an eventfd or timerfd, which sets it to zero.
+pub(crate) fn read_counter(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut count = 0_u64;
+    // SAFETY: the kernel writes eight bytes to the integer on this stack frame.
+    retry(|| check(unsafe { libc::read(fd.as_raw_fd(), (&raw mut count).cast(), 8) }))?;
+    Ok(count)
 }
 
 /// Arms a timerfd to fire once.

@@ -107,9 +107,8 @@ impl Timers {
     /// Clears the timerfd when it has fired: to be called after each wait.
     pub(crate) fn acknowledge(&mut self, now: Instant) {
         if self.armed.is_some_and(|at| at <= now) {
-            let mut count = bytes::BytesMut::with_capacity(8);
             // EAGAIN: it fires in a moment, ends one wait for nothing, and is read then.
-            if sys::read_spare(self.fd.as_fd(), &mut count, 8, -1, 0).is_ok() {
+            if sys::read_counter(self.fd.as_fd()).is_ok() {
                 self.armed = None;
             }
         }

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use crate::fd::FileKind;
+use crate::net;
 use crate::op::{Method, SendFile, SendFileEnd};
 use crate::pipe::{Lessee, Pipe, PipePool};
 use crate::sys;
@@ -74,6 +75,8 @@ pub(crate) struct Transfer {
     no_room: bool,
     /// The fill found no data; wait before the next.
     no_data: bool,
+    /// What the socket took last may be held back for what was to follow it.
+    corked: bool,
     failed: Option<SendFileEnd>,
 }
 
@@ -88,6 +91,7 @@ impl Transfer {
             to_pipe: op.socket.kind() == FileKind::Pipe,
             no_room: false,
             no_data: false,
+            corked: false,
             failed: None,
             op,
         }
@@ -119,7 +123,8 @@ impl Transfer {
     pub(crate) fn advance(&mut self, pipes: &mut PipePool, budget: usize) -> Next {
         let next = self.run(pipes, budget);
         // A transfer that waits gives an empty pipe back; one that ends, any.
-        let waits = matches!(next, Next::Writable | Next::Readable) && self.piped == 0;
+        let waits = matches!(next, Next::Writable | Next::Readable | Next::Yield);
+        let waits = waits && self.piped == 0;
         if waits || matches!(next, Next::Done(_)) {
             self.release(pipes);
         }
@@ -147,7 +152,7 @@ impl Transfer {
                 return Next::Done(SendFileEnd::EndOfFile);
             } else if self.sent >= stop {
                 return Next::Yield;
-            } else if self.op.method == Method::Sendfile {
+            } else if self.op.method == Method::Sendfile && self.seekable {
                 self.sendfile();
             } else if self.piped > 0 {
                 self.drain();
@@ -179,7 +184,10 @@ impl Transfer {
             sys::send(socket, &self.op.header, more)
         };
         match result {
-            Ok(n) => self.op.header.advance(n),
+            Ok(n) => {
+                self.op.header.advance(n);
+                self.corked = more;
+            }
             Err(e) => self.socket_error(e),
         }
     }
@@ -190,7 +198,11 @@ impl Transfer {
         let offset = self.fill_offset();
         match sys::sendfile(self.op.socket.as_fd(), self.op.file.as_fd(), offset, len) {
             Ok(0) => self.end_of_file = true,
-            Ok(n) => self.sent += n as u64,
+            Ok(n) => {
+                self.sent += n as u64;
+                // A short read makes the kernel expect more (before Linux 6.5 for good).
+                self.corked = n < len;
+            }
             Err(e) => match e.raw_os_error() {
                 Some(libc::EAGAIN) => self.no_room = true,
                 Some(errno) if is_socket_error(errno) => self.socket_error(e),
@@ -264,6 +276,7 @@ impl Transfer {
                 let n = n.min(self.piped);
                 self.piped -= n;
                 self.sent += n as u64;
+                self.corked = self.more_behind(0);
                 self.no_room = n == 0 && self.piped > 0;
             }
             Err(e) => self.socket_error(e),
@@ -306,9 +319,13 @@ impl Transfer {
         }
     }
 
-    /// The operation, for its completion, and the bytes sent.
+    /// The operation, for its completion, and the bytes sent. Pushes out what is corked for bytes
+    /// that do not come now.
     pub(crate) fn finish(mut self, pipes: &mut PipePool) -> (SendFile, u64) {
         self.release(pipes);
+        if self.corked && !self.op.more {
+            net::push_out(self.op.socket.as_fd());
+        }
         (self.op, self.sent)
     }
 }
