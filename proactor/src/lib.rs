@@ -51,7 +51,9 @@ pub use builder::{BackendChoice, Builder};
 pub use fd::{Fd, FileKind, Filesystem, Residency};
 pub use net::Address;
 pub use op::{Completion, Interest, Method, Op, Open, Output, SendFile, SendFileEnd, Token, Work};
-pub use proactor::{Attachment, BackendKind, Callback, Handle, Handler, Proactor};
+pub use proactor::{
+    Attachment, BackendKind, Callback, Handle, Handler, ManyCallback, OnceCallback, Proactor,
+};
 pub use probe::{Feature, Limits, Probe, Refusal};
 pub use remote::{Gone, Remote};
 pub use stats::Stats;

@@ -19,7 +19,7 @@ pub enum Address {
     /// IPv4 or IPv6 and a port.
     Inet(SocketAddr),
     /// A path, an abstract name, or nothing (an unnamed socket).
-    Unix(UnixAddr),
+    Unix(Box<UnixAddr>),
 }
 
 impl Address {
@@ -48,7 +48,7 @@ impl From<SocketAddr> for Address {
 
 impl From<UnixAddr> for Address {
     fn from(address: UnixAddr) -> Address {
-        Address::Unix(address)
+        Address::Unix(Box::new(address))
     }
 }
 
@@ -133,7 +133,7 @@ impl RawAddress {
                     .iter()
                     .map(|c| *c as u8)
                     .collect();
-                Ok(Address::Unix(match path.split_first() {
+                Ok(Address::from(match path.split_first() {
                     None => UnixAddr::from_pathname("")?,
                     Some((0, name)) => UnixAddr::from_abstract_name(name)?,
                     Some(_) => {

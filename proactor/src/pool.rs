@@ -217,6 +217,6 @@ impl Shared {
 
     /// Posts a packet. A loop that is gone doesn't want it: what it owns is freed here.
     fn finish(&self, packet: Packet) {
-        drop(self.port.post(packet));
+        self.port.post(packet);
     }
 }

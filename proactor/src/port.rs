@@ -12,6 +12,9 @@ use crate::op::{Completion, Op, Output, Token};
 use crate::sys;
 use crate::transfer::Transfer;
 
+/// A closure to be run on the loop.
+pub(crate) type Call = Box<dyn FnOnce(&Proactor) + Send>;
+
 /// What a thread posts.
 pub(crate) enum Packet {
     /// A worker has run an operation.
@@ -19,7 +22,7 @@ pub(crate) enum Packet {
     /// A worker has filled a transfer's pipe.
     Filled(Token, Box<Transfer>),
     /// Someone wants a closure run on the loop.
-    Call(Box<dyn FnOnce(&Proactor) + Send>),
+    Call(Call),
 }
 
 /// An operation that a worker has run.
@@ -65,17 +68,18 @@ impl Port {
         }))
     }
 
-    /// Queues a packet and wakes the loop; gives the packet back when the loop is gone.
-    pub(crate) fn post(&self, packet: Packet) -> Result<(), Packet> {
-        {
-            let mut packets = self.lock();
-            if self.closed.load(Ordering::Relaxed) {
-                return Err(packet);
-            }
-            packets.push_back(packet);
+    /// Queues a packet and wakes the loop; false, and the packet dropped, when the loop is gone.
+    pub(crate) fn post(&self, packet: Packet) -> bool {
+        let mut packets = self.lock();
+        if self.closed.load(Ordering::Relaxed) {
+            // Dropping it may run its owner's code: not under the lock.
+            drop(packets);
+            return false;
         }
+        packets.push_back(packet);
+        drop(packets);
         self.notify();
-        Ok(())
+        true
     }
 
     pub(crate) fn stop(&self) {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::backend::{Backend, Context, Event};
 use crate::builder::{Builder, Started};
 use crate::op::{Completion, Op, Output, Token};
-use crate::port::{Packet, Port};
+use crate::port::{Call, Packet, Port};
 use crate::probe::Probe;
 use crate::remote::Remote;
 use crate::stats::Stats;
@@ -39,12 +39,17 @@ pub trait Attachment: Any {
     fn closed(self: Rc<Self>);
 }
 
+/// A closure that is told of one completion.
+pub type OnceCallback = dyn FnOnce(&Proactor, Completion);
+/// A closure that is told of many.
+pub type ManyCallback = dyn FnMut(&Proactor, Completion);
+
 /// Who is told of a completion.
 pub enum Callback {
     /// A closure, called once. Of a multishot operation it sees the first completion alone.
-    Once(Box<dyn FnOnce(&Proactor, Completion)>),
+    Once(Box<OnceCallback>),
     /// A closure for multishot operations, called for each completion.
-    Many(Box<dyn FnMut(&Proactor, Completion)>),
+    Many(Box<ManyCallback>),
     /// A handler and the key that it is to be called with.
     Handler(Rc<dyn Handler>, u64),
 }
@@ -128,7 +133,7 @@ struct State {
     /// [`Op::Nop`]s, delivered behind what the next wait brings.
     nops: VecDeque<Token>,
     /// Closures posted by remotes.
-    calls: VecDeque<Box<dyn FnOnce(&Proactor) + Send>>,
+    calls: VecDeque<Call>,
     packets: VecDeque<Packet>,
 }
 

@@ -24,9 +24,10 @@ impl Remote {
     /// [`Gone`], with the closure dropped, when the proactor no longer exists. A closure that was
     /// accepted is dropped without being run if the proactor is dropped before its turn.
     pub fn post(&self, call: impl FnOnce(&Proactor) + Send + 'static) -> Result<(), Gone> {
-        self.port
-            .post(Packet::Call(Box::new(call)))
-            .map_err(|_| Gone)
+        match self.port.post(Packet::Call(Box::new(call))) {
+            true => Ok(()),
+            false => Err(Gone),
+        }
     }
 
     /// Makes [`Proactor::run`] return, now or when it is called next.

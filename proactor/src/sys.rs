@@ -101,7 +101,7 @@ pub(crate) fn filesystem(fd: BorrowedFd<'_>) -> io::Result<Filesystem> {
     // SAFETY: the kernel fills the struct, which lives on this stack frame.
     retry(|| check(unsafe { libc::fstatfs(fd.as_raw_fd(), stat.as_mut_ptr()) }))?;
     // SAFETY: the call succeeded, so the struct is filled.
-    let kind = unsafe { stat.assume_init() }.f_type as i64 as u32;
+    let kind = unsafe { stat.assume_init() }.f_type as u32;
     Ok(match kind {
         // linux/magic.h: tmpfs, ramfs, hugetlbfs.
         0x0102_1994 | 0x8584_58f6 | 0x9584_58f6 => Filesystem::Memory,
