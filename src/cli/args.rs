@@ -10,7 +10,7 @@ use crate::{Route, RouteChoice};
 
 /// Serves and sends files: header, then file, in order, over io_uring where it can be had.
 #[derive(Parser, Debug)]
-#[command(version, about, max_term_width = 100)]
+#[command(version, max_term_width = 100)]
 pub(super) struct Args {
     #[command(subcommand)]
     pub(super) command: Command,

@@ -5,7 +5,6 @@
 //! What arrives meanwhile is kept, up to about [`MAX_HEAD`] bytes, then reading pauses.
 
 use std::cell::{Cell, RefCell};
-use std::ffi::CString;
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -15,12 +14,12 @@ use bytes::{Buf, BytesMut};
 use crate::proactor::Fd;
 use crate::{Protocol, SendOptions, SendOutcome, Source, Transport};
 
-use super::cache::{Entry, Found};
+use super::cache::Entry;
 use super::choice::{Choice, choose};
 use super::date;
 use super::head::{Head, Plain};
-use super::open::{self, open_beneath};
-use super::path::{directory_target, normalize, split_target};
+use super::path::{normalize, split_target};
+use super::pending::Pending;
 use super::request::{MAX_BODY, MAX_HEAD, MAX_TARGET, Method, Parsed, Persistence, Request};
 use super::request::{Wanted, parse};
 use super::server::Shared;
@@ -81,6 +80,14 @@ pub(super) struct Connection {
 /// A connection, as its transport knows it.
 pub(super) struct Http(pub(super) Rc<Connection>);
 
+/// What an opening brought.
+pub(super) enum Answer<'a> {
+    /// A file.
+    File(&'a Entry),
+    /// None: the status to say so, and fields of its own.
+    Status(Status, &'a str),
+}
+
 impl Protocol for Http {
     fn connection_made(&mut self, transport: &Transport) {
         self.0.made(transport);
@@ -90,8 +97,8 @@ impl Protocol for Http {
         self.0.received(transport, data);
     }
 
-    fn eof_received(&mut self, transport: &Transport) -> bool {
-        self.0.ended(transport)
+    fn eof_received(&mut self, _: &Transport) -> bool {
+        self.0.ended()
     }
 
     fn pause_writing(&mut self, _: &Transport) {
@@ -236,8 +243,7 @@ impl Connection {
     /// After each step: closes what is over, and reads only as much as can be kept.
     fn settle(&self, transport: &Transport) {
         let mut state = self.state.borrow_mut();
-        let waits = state.phase == Phase::Opening
-            || (state.phase == Phase::Open && !state.input.is_empty() && !state.may_answer());
+        let waits = state.waits();
         let pause = waits && state.input.len() >= MAX_HEAD;
         let change = pause != std::mem::replace(&mut state.read_paused, pause);
         let over = state.phase == Phase::Open && !waits && (state.eof || self.server.is_stopping());
@@ -252,11 +258,10 @@ impl Connection {
     }
 
     /// The client sends no more. Whether the connection goes on.
-    fn ended(&self, _transport: &Transport) -> bool {
+    fn ended(&self) -> bool {
         let mut state = self.state.borrow_mut();
         state.eof = true;
-        let waits = state.phase == Phase::Opening
-            || (state.phase == Phase::Open && !state.input.is_empty() && !state.may_answer());
+        let waits = state.waits();
         if !waits {
             state.phase = Phase::Closing;
         }
@@ -306,6 +311,7 @@ impl Connection {
             self.respond(transport, &entry, &request.wanted, linger, now);
             return Ok(());
         }
+        self.state.borrow_mut().phase = Phase::Opening;
         let pending = Pending {
             connection: Rc::clone(self),
             transport: transport.clone(),
@@ -314,8 +320,7 @@ impl Connection {
             query: query.map(<[u8]>::to_vec),
             linger,
         };
-        self.state.borrow_mut().phase = Phase::Opening;
-        pending.open();
+        pending.open(&self.server);
         Ok(())
     }
 
@@ -457,6 +462,43 @@ impl Connection {
         }
     }
 
+    /// Whether the file that is being opened is still wanted.
+    pub(super) fn awaits_file(&self) -> bool {
+        self.state.borrow().phase == Phase::Opening
+    }
+
+    /// Answers with what the opening brought, and goes on with what was received meanwhile.
+    pub(super) fn resume(
+        self: &Rc<Self>,
+        transport: &Transport,
+        mut wanted: Wanted,
+        linger: bool,
+        found: Answer<'_>,
+    ) {
+        let linger = {
+            let mut state = self.state.borrow_mut();
+            state.phase = Phase::Open;
+            state.since = self.server.tick();
+            linger || !state.input.is_empty()
+        };
+        if self.server.is_stopping() {
+            wanted.persistence = Persistence::Close;
+        }
+        match found {
+            Answer::File(entry) => {
+                self.respond(transport, entry, &wanted, linger, SystemTime::now());
+            }
+            Answer::Status(status, fields) => {
+                self.plain(transport, status, fields, &wanted, linger);
+            }
+        }
+        if self.state.borrow().phase == Phase::Open {
+            self.take_up(transport);
+        } else {
+            self.settle(transport);
+        }
+    }
+
     // Ends.
 
     /// Ends our side behind what is queued, and reads until the client has ended its own.
@@ -535,6 +577,15 @@ impl Connection {
 }
 
 impl State {
+    /// Whether requests that have been received are held up by those before them.
+    fn waits(&self) -> bool {
+        match self.phase {
+            Phase::Opening => true,
+            Phase::Open => !self.input.is_empty() && !self.may_answer(),
+            Phase::Lingering | Phase::Closing => false,
+        }
+    }
+
     /// Whether the next request may be taken up.
     fn may_answer(&self) -> bool {
         self.phase == Phase::Open && self.queued < MAX_QUEUED && !self.write_paused
@@ -545,98 +596,5 @@ impl State {
         let n = usize::try_from(self.skip).map_or(available, |skip| skip.min(available));
         self.skip -= n as u64;
         n
-    }
-}
-
-/// A response that waits for its file to be opened.
-struct Pending {
-    connection: Rc<Connection>,
-    transport: Transport,
-    wanted: Wanted,
-    /// As [`normalize`] gives it.
-    path: Vec<u8>,
-    query: Option<Vec<u8>>,
-    linger: bool,
-}
-
-impl Pending {
-    /// Opens the path, or the index of the directory that it names.
-    fn open(self) {
-        let mut name = self.path.clone();
-        if self.names_directory() {
-            name.extend_from_slice(b"index.html");
-        }
-        let Ok(path) = CString::new(name.clone()) else {
-            return self.refuse(Status::BAD_REQUEST);
-        };
-        let server = Rc::clone(&self.connection.server);
-        open_beneath(&server.proactor, &server.root, path, move |opened| {
-            self.opened(&name, opened);
-        });
-    }
-
-    fn names_directory(&self) -> bool {
-        self.path.is_empty() || self.path.ends_with(b"/")
-    }
-
-    fn opened(self, name: &[u8], opened: io::Result<Fd>) {
-        if self.connection.state.borrow().phase != Phase::Opening {
-            return;
-        }
-        let now = SystemTime::now();
-        match opened.and_then(|fd| Entry::examine(fd, name, now)) {
-            Ok(Found::File(entry)) => {
-                let entry = Rc::new(entry);
-                let mut cache = self.connection.server.cache.borrow_mut();
-                cache.insert(&self.path, Rc::clone(&entry));
-                drop(cache);
-                self.finish(|connection, transport, wanted, linger| {
-                    connection.respond(transport, &entry, wanted, linger, now);
-                });
-            }
-            Ok(Found::Directory) if !self.names_directory() => {
-                let target = directory_target(&self.path, self.query.as_deref());
-                let location = format!("Location: {target}\r\n");
-                let status = Status::MOVED_PERMANENTLY;
-                self.finish(|connection, transport, wanted, linger| {
-                    connection.plain(transport, status, &location, wanted, linger);
-                });
-            }
-            Ok(Found::Directory | Found::Other) => self.refuse(Status::NOT_FOUND),
-            Err(error) => {
-                let status = open::status(&error);
-                if status.code >= 500 {
-                    let name = String::from_utf8_lossy(name);
-                    log::error!("{name:?} can't be opened: {error}");
-                }
-                self.refuse(status);
-            }
-        }
-    }
-
-    fn refuse(self, status: Status) {
-        self.finish(|connection, transport, wanted, linger| {
-            connection.plain(transport, status, "", wanted, linger);
-        });
-    }
-
-    /// Answers, and goes on with what was received meanwhile.
-    fn finish(mut self, answer: impl FnOnce(&Rc<Connection>, &Transport, &Wanted, bool)) {
-        let connection = &self.connection;
-        {
-            let mut state = connection.state.borrow_mut();
-            state.phase = Phase::Open;
-            state.since = connection.server.tick();
-            self.linger |= !state.input.is_empty();
-        }
-        if connection.server.is_stopping() {
-            self.wanted.persistence = Persistence::Close;
-        }
-        answer(connection, &self.transport, &self.wanted, self.linger);
-        if connection.state.borrow().phase == Phase::Open {
-            connection.take_up(&self.transport);
-        } else {
-            connection.settle(&self.transport);
-        }
     }
 }

@@ -8,6 +8,7 @@ mod frame;
 mod head;
 mod open;
 mod path;
+mod pending;
 mod range;
 mod receiver;
 mod request;
