@@ -1,26 +1,36 @@
 //! [`connect`]: makes a connection and a transport over it.
 
+use std::fmt;
 use std::io;
 
-use proactor::{Address, Proactor};
+use proactor::{Address, Callback, Handle, Op, Proactor, Token, net};
 
 use crate::protocol::Protocol;
 use crate::transport::{Transport, TransportOptions};
 
 /// A connection being made. Dropping it changes nothing.
 #[derive(Clone)]
-pub struct ConnectHandle {}
+pub struct ConnectHandle {
+    handle: Handle,
+    token: Token,
+}
 
 impl ConnectHandle {
-    /// Gives up. The callback comes all the same, with an error of `ECANCELED`, unless the
-    /// connection stood first.
+    /// Gives up. The callback comes all the same, with an error of kind `ConnectionAborted`, unless
+    /// the connection stood (or failed) first.
     pub fn cancel(&self) {
-        todo!()
+        self.handle.cancel(self.token);
+    }
+}
+
+impl fmt::Debug for ConnectHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectHandle").finish_non_exhaustive()
     }
 }
 
 /// Connects. `on_connected` is called once, from the loop, with the transport or the error, and
-/// before the protocol's `connection_made`.
+/// before the protocol's `connection_made`. On an error the protocol is dropped without a call.
 pub fn connect(
     proactor: &Proactor,
     address: &Address,
@@ -28,6 +38,40 @@ pub fn connect(
     protocol: Box<dyn Protocol>,
     on_connected: impl FnOnce(io::Result<Transport>) + 'static,
 ) -> ConnectHandle {
-    let _ = (proactor, address, options, protocol, on_connected);
-    todo!()
+    let socket = net::socket_for(address);
+    let (op, socket) = match socket {
+        Ok(socket) => {
+            let address = address.clone();
+            let op = Op::Connect {
+                socket: socket.clone(),
+                address,
+            };
+            (op, Ok(socket))
+        }
+        // The error is told from the loop, as any other.
+        Err(e) => (Op::Nop, Err(e)),
+    };
+    let callback = Callback::once(move |proactor, completion| {
+        let connected = match (completion.result, socket) {
+            (_, Err(e)) => Err(e),
+            (Err(e), _) if e.raw_os_error() == Some(libc::ECANCELED) => Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the connection was given up",
+            )),
+            (Err(e), _) => Err(e),
+            (Ok(_), Ok(socket)) => {
+                drop(completion.op);
+                Transport::accepted(proactor, socket, protocol, &options)
+            }
+        };
+        let begun = connected.as_ref().ok().cloned();
+        on_connected(connected);
+        if let Some(transport) = begun {
+            transport.begin();
+        }
+    });
+    ConnectHandle {
+        handle: proactor.handle(),
+        token: proactor.submit(op, callback),
+    }
 }

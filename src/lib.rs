@@ -11,6 +11,7 @@
 pub mod cli;
 mod connector;
 mod listener;
+mod pacing;
 mod protocol;
 mod route;
 mod send;

@@ -1,19 +1,44 @@
 //! [`Listener`]: accepts connections and makes each a transport.
 
+use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
-use proactor::net::ListenOptions;
-use proactor::{Address, Fd, Proactor};
+use proactor::net::{self, ListenOptions};
+use proactor::{Address, Callback, Completion, Fd, Handle, Handler, Op, Output, Proactor, Token};
 
 use crate::protocol::Protocol;
-use crate::transport::TransportOptions;
+use crate::transport::{Transport, TransportOptions};
+
+type Factory = Box<dyn FnMut(&Fd) -> Option<Box<dyn Protocol>>>;
 
 /// A listening socket. Dropping it closes it; connections go on.
-pub struct Listener {}
+pub struct Listener {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    handle: Handle,
+    options: TransportOptions,
+    socket: RefCell<Option<Fd>>,
+    /// Away while it is being called.
+    factory: RefCell<Option<Factory>>,
+    op: Cell<Option<Token>>,
+}
+
+const ACCEPT: u64 = 0;
+const RETRY: u64 = 1;
+
+/// How long no connection is accepted after descriptors or memory ran out.
+const RECOVERY: Duration = Duration::from_millis(100);
 
 impl Listener {
     /// Listens at an address. For each connection the factory makes a protocol; with `None` it is
-    /// refused: closed at once.
+    /// refused: closed at once. A panic in the factory refuses the connection too.
+    ///
+    /// While descriptors or memory are exhausted, accepting pauses and is tried again.
     ///
     /// # Errors
     /// Those of [`proactor::net::listen`].
@@ -24,7 +49,7 @@ impl Listener {
         options: TransportOptions,
         factory: impl FnMut(&Fd) -> Option<Box<dyn Protocol>> + 'static,
     ) -> io::Result<Listener> {
-        let fd = proactor::net::listen(address, listen)?;
+        let fd = net::listen(address, listen)?;
         Listener::from_fd(proactor, fd, options, factory)
     }
 
@@ -38,8 +63,16 @@ impl Listener {
         options: TransportOptions,
         factory: impl FnMut(&Fd) -> Option<Box<dyn Protocol>> + 'static,
     ) -> io::Result<Listener> {
-        let _ = (proactor, fd, options, factory);
-        todo!()
+        fd.set_nonblocking()?;
+        let inner = Rc::new(Inner {
+            handle: proactor.handle(),
+            options,
+            socket: RefCell::new(Some(fd)),
+            factory: RefCell::new(Some(Box::new(factory))),
+            op: Cell::new(None),
+        });
+        inner.accept();
+        Ok(Listener { inner })
     }
 
     /// The address it is bound to: with port 0 asked for, the one that the kernel chose.
@@ -47,11 +80,134 @@ impl Listener {
     /// # Errors
     /// `NotConnected` once closed; the kernel's.
     pub fn local_addr(&self) -> io::Result<Address> {
-        todo!()
+        match &*self.inner.socket.borrow() {
+            Some(socket) => net::local_address(socket),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 
     /// Stops accepting. Connections go on.
     pub fn close(&self) {
-        todo!()
+        self.inner.close();
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.inner.close();
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener")
+            .field("address", &self.local_addr().ok())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn submit(self: &Rc<Self>, op: Op, key: u64) {
+        let handler = Rc::clone(self) as Rc<dyn Handler>;
+        let token = self.handle.submit(op, Callback::Handler(handler, key));
+        self.op.set(token.ok());
+    }
+
+    fn accept(self: &Rc<Self>) {
+        let socket = self.socket.borrow().clone();
+        if let Some(listener) = socket {
+            self.submit(Op::AcceptMulti { listener }, ACCEPT);
+        }
+    }
+
+    fn close(&self) {
+        let socket = self.socket.borrow_mut().take();
+        drop(socket);
+        if let Some(token) = self.op.get() {
+            self.handle.cancel(token);
+        }
+        let factory = self.factory.borrow_mut().take();
+        drop(factory);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.socket.borrow().is_none()
+    }
+
+    fn accepted(&self, proactor: &Proactor, fd: Fd) {
+        if self.is_closed() {
+            return;
+        }
+        let Some(mut factory) = self.factory.borrow_mut().take() else {
+            return;
+        };
+        let call = std::panic::AssertUnwindSafe(|| factory(&fd));
+        let protocol = std::panic::catch_unwind(call).unwrap_or_else(|_| {
+            log::error!("a factory panicked: its connection is refused");
+            None
+        });
+        if self.is_closed() {
+            drop(factory);
+        } else {
+            *self.factory.borrow_mut() = Some(factory);
+        }
+        let Some(protocol) = protocol else { return };
+        match Transport::accepted(proactor, fd, protocol, &self.options) {
+            Ok(transport) => transport.begin(),
+            Err(e) => log::warn!("an accepted connection is dropped: {e}"),
+        }
+    }
+
+    fn failed(self: &Rc<Self>, error: &io::Error) {
+        match error.raw_os_error() {
+            Some(libc::ECANCELED) => {}
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                log::warn!("no connection can be accepted for now: {error}");
+                let at = Instant::now() + RECOVERY;
+                self.submit(Op::Timeout { at }, RETRY);
+            }
+            // The errors of one connection that was gone before it was accepted (accept(2)).
+            Some(
+                libc::ECONNABORTED
+                | libc::EPROTO
+                | libc::EPERM
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::ENONET
+                | libc::ENOPROTOOPT
+                | libc::EOPNOTSUPP
+                | libc::EAGAIN,
+            ) => {
+                log::debug!("a connection was gone before it was accepted: {error}");
+                self.accept();
+            }
+            _ => {
+                log::error!("accepting has ended: {error}");
+                self.close();
+            }
+        }
+    }
+}
+
+impl Handler for Inner {
+    fn complete(self: Rc<Self>, proactor: &Proactor, key: u64, completion: Completion) {
+        let last = !completion.more();
+        if last {
+            self.op.set(None);
+        }
+        match completion.result {
+            Ok(Output::Accepted(fd)) => {
+                self.accepted(proactor, fd);
+                if last {
+                    self.accept();
+                }
+            }
+            Ok(_) if key == RETRY => self.accept(),
+            Ok(_) => {}
+            Err(e) if last => self.failed(&e),
+            Err(e) => log::debug!("accept: {e}"),
+        }
     }
 }

@@ -1,6 +1,9 @@
-//! How a file's bytes travel: the one place where that is decided.
+//! How a file's bytes travel: the one place where that is decided, piece by piece.
 
 use std::fmt;
+use std::io;
+
+use proactor::{BackendKind, Filesystem, Method, Residency};
 
 /// A way for bytes from a source to the peer. Bytes, counts and errors are the same on each.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -72,5 +75,238 @@ impl FromIterator<Route> for Routes {
 impl fmt::Debug for Routes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.iter()).finish()
+    }
+}
+
+/// Sends, and rests of sends, of at most this many bytes are copied: one read behind the header
+/// and one send cost less than two splices.
+pub(crate) const COPY_UP_TO: u64 = 32 << 10;
+
+/// What a piece of cached data has at most; the backends let others go first after as much.
+const DIRECT_PIECE: u64 = 2 << 20;
+
+/// What a piece of uncached data has at most: then it is looked at again, since readahead may have
+/// brought in what comes next.
+const CHAIN_PIECE: u64 = 1 << 20;
+
+/// What a piece has at most where someone wants to be told of the progress.
+pub(crate) const PROGRESS_PIECE: u64 = 1 << 20;
+
+/// What is known of a send when its next piece is to leave.
+pub(crate) struct Situation {
+    pub(crate) choice: RouteChoice,
+    /// Copying is not allowed.
+    pub(crate) native_only: bool,
+    /// The kernel has refused to splice this source.
+    pub(crate) refused: bool,
+    /// There was no pipe for the piece before.
+    pub(crate) no_pipe: bool,
+    /// Bytes left; `None` where only the source's end tells.
+    pub(crate) left: Option<u64>,
+    /// A pipe or socket: read where it stands, not by offset.
+    pub(crate) stream: bool,
+    pub(crate) filesystem: Filesystem,
+    pub(crate) backend: BackendKind,
+}
+
+/// How the next piece goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Decision {
+    Copy,
+    /// Natively, at most so many bytes of it.
+    Native(Route, u64),
+    /// Not at all: it would have to be copied.
+    Refuse,
+}
+
+/// Decides on the next piece. `residency` looks at so many of the bytes that come next.
+pub(crate) fn decide(situation: &Situation, residency: impl FnOnce(u64) -> Residency) -> Decision {
+    let left = situation.left.unwrap_or(u64::MAX);
+    if situation.refused {
+        return if situation.native_only {
+            Decision::Refuse
+        } else {
+            Decision::Copy
+        };
+    }
+    if situation.no_pipe {
+        // sendfile(2) needs no pipe of ours, and streams can't be sent so.
+        return match (situation.native_only, situation.stream) {
+            (false, _) => Decision::Copy,
+            (true, false) => Decision::Native(Route::Sendfile, left.min(DIRECT_PIECE)),
+            (true, true) => Decision::Native(Route::Inline, left),
+        };
+    }
+    match situation.choice {
+        RouteChoice::Force(Route::Copy) if situation.native_only => Decision::Refuse,
+        RouteChoice::Force(Route::Copy) => Decision::Copy,
+        RouteChoice::Force(route) => Decision::Native(route, left),
+        RouteChoice::Auto => {
+            let copied = matches!(
+                situation.filesystem,
+                Filesystem::Network | Filesystem::Generated
+            ) || left <= COPY_UP_TO
+                || (situation.left.is_none() && !situation.stream);
+            if copied && !situation.native_only {
+                Decision::Copy
+            } else if situation.stream {
+                // Waits for readiness, and moves at once what there is.
+                Decision::Native(Route::Inline, left)
+            } else {
+                by_residency(situation.backend, residency(left.min(DIRECT_PIECE)), left)
+            }
+        }
+    }
+}
+
+/// The table of what was measured.
+fn by_residency(backend: BackendKind, residency: Residency, left: u64) -> Decision {
+    match (backend, residency) {
+        (BackendKind::Ring | BackendKind::Emulated, Residency::Hot) => {
+            Decision::Native(Route::Inline, left.min(DIRECT_PIECE))
+        }
+        (BackendKind::Ring | BackendKind::Emulated, Residency::Cold | Residency::Unknown) => {
+            Decision::Native(Route::Chain, left.min(CHAIN_PIECE))
+        }
+    }
+}
+
+/// The proactor's name for a native route.
+pub(crate) fn method(route: Route) -> Method {
+    match route {
+        Route::Inline => Method::Inline,
+        Route::Sendfile => Method::Sendfile,
+        Route::Chain | Route::Copy => Method::Chain,
+    }
+}
+
+/// Whether an error of a source says that it can't be spliced, rather than that it can't be read.
+/// `first` is whether nothing of the source has been sent yet.
+pub(crate) fn is_refusal(error: &io::Error, first: bool) -> bool {
+    match error.raw_os_error() {
+        Some(
+            libc::EINVAL
+            | libc::ENOSYS
+            | libc::EOPNOTSUPP
+            | libc::EXDEV
+            | libc::ESPIPE
+            | libc::ENOTSOCK
+            | libc::EPERM,
+        ) => true,
+        Some(libc::EIO) => first,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn situation(left: u64) -> Situation {
+        Situation {
+            choice: RouteChoice::Auto,
+            native_only: false,
+            refused: false,
+            no_pipe: false,
+            left: Some(left),
+            stream: false,
+            filesystem: Filesystem::Other,
+            backend: BackendKind::Ring,
+        }
+    }
+
+    fn at(residency: Residency) -> impl FnOnce(u64) -> Residency {
+        move |_| residency
+    }
+
+    #[test]
+    fn small_ones_are_copied_without_a_look() {
+        let never = |_| panic!("looked");
+        assert_eq!(decide(&situation(COPY_UP_TO), never), Decision::Copy);
+        assert_ne!(
+            decide(&situation(COPY_UP_TO + 1), at(Residency::Hot)),
+            Decision::Copy
+        );
+    }
+
+    #[test]
+    fn hot_ones_go_inline_and_others_by_chain() {
+        let large = situation(100 << 20);
+        assert_eq!(
+            decide(&large, at(Residency::Hot)),
+            Decision::Native(Route::Inline, DIRECT_PIECE)
+        );
+        for residency in [Residency::Cold, Residency::Unknown] {
+            assert_eq!(
+                decide(&large, at(residency)),
+                Decision::Native(Route::Chain, CHAIN_PIECE)
+            );
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_copied_or_the_end() {
+        let mut refused = situation(1 << 20);
+        refused.refused = true;
+        assert_eq!(decide(&refused, at(Residency::Hot)), Decision::Copy);
+        refused.choice = RouteChoice::Force(Route::Chain);
+        assert_eq!(decide(&refused, at(Residency::Hot)), Decision::Copy);
+        refused.native_only = true;
+        assert_eq!(decide(&refused, at(Residency::Hot)), Decision::Refuse);
+    }
+
+    #[test]
+    fn native_only_copies_nothing() {
+        let mut only = situation(1);
+        only.native_only = true;
+        assert_eq!(
+            decide(&only, at(Residency::Hot)),
+            Decision::Native(Route::Inline, 1)
+        );
+        only.no_pipe = true;
+        assert_eq!(
+            decide(&only, at(Residency::Hot)),
+            Decision::Native(Route::Sendfile, 1)
+        );
+        only.filesystem = Filesystem::Network;
+        only.no_pipe = false;
+        assert_ne!(decide(&only, at(Residency::Hot)), Decision::Copy);
+    }
+
+    #[test]
+    fn what_misbehaves_or_is_of_unknown_length_is_copied() {
+        let mut network = situation(1 << 30);
+        network.filesystem = Filesystem::Network;
+        assert_eq!(decide(&network, at(Residency::Hot)), Decision::Copy);
+        let mut unknown = situation(0);
+        unknown.left = None;
+        assert_eq!(decide(&unknown, at(Residency::Hot)), Decision::Copy);
+        unknown.stream = true;
+        assert_eq!(
+            decide(&unknown, at(Residency::Hot)),
+            Decision::Native(Route::Inline, u64::MAX)
+        );
+    }
+
+    #[test]
+    fn a_forced_route_is_taken() {
+        for route in [Route::Chain, Route::Inline, Route::Sendfile] {
+            let mut forced = situation(10);
+            forced.choice = RouteChoice::Force(route);
+            assert_eq!(
+                decide(&forced, at(Residency::Cold)),
+                Decision::Native(route, 10)
+            );
+        }
+    }
+
+    #[test]
+    fn refusals_are_told_from_failures() {
+        let error = io::Error::from_raw_os_error;
+        assert!(is_refusal(&error(libc::EINVAL), false));
+        assert!(is_refusal(&error(libc::EIO), true));
+        assert!(!is_refusal(&error(libc::EIO), false));
+        assert!(!is_refusal(&error(libc::EBADF), true));
+        assert!(!is_refusal(&io::Error::other("x"), true));
     }
 }

@@ -3,10 +3,11 @@
 
 use std::fmt;
 use std::io;
+use std::rc::Weak;
 use std::time::Duration;
 
-use crate::Transport;
 use crate::route::{RouteChoice, Routes};
+use crate::transport::{Conn, Transport};
 
 pub(crate) type Progress = Box<dyn FnMut(&Transport, u64)>;
 
@@ -183,24 +184,32 @@ impl From<SendError> for io::Error {
 
 /// A send that was asked for. Dropping it changes nothing.
 #[derive(Clone)]
-pub struct SendHandle {}
+pub struct SendHandle {
+    pub(crate) conn: Weak<Conn>,
+    pub(crate) id: u64,
+}
 
 impl SendHandle {
     /// Ends the send: one that waits in the queue is taken out and the rest goes on; one under way
     /// is ended where it is. Its callback comes from the loop, with [`End::Cancelled`] and the
-    /// count. Nothing happens if the send is over, or so far along that it completes first.
+    /// count; that of a send which waited comes at once, not after those before it. Nothing
+    /// happens if the send is over, or so far along that it completes first.
     pub fn cancel(&self) {
-        todo!()
+        if let Some(conn) = self.conn.upgrade() {
+            conn.stop_send(self.id, End::Cancelled);
+        }
     }
 
     /// Whether the send is over: its callback has been called, or is about to be.
     pub fn is_done(&self) -> bool {
-        todo!()
+        self.conn.upgrade().is_none_or(|conn| conn.is_sent(self.id))
     }
 }
 
 impl fmt::Debug for SendHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SendHandle").finish_non_exhaustive()
+        f.debug_struct("SendHandle")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }

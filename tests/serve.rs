@@ -153,10 +153,7 @@ fn obeys_conditions(backend: &str) {
         ("If-Modified-Since: nonsense\r\n".to_owned(), 200),
         (format!("If-Unmodified-Since: {modified}\r\n"), 200),
         (format!("If-Unmodified-Since: {earlier}\r\n"), 412),
-        (
-            format!("Range: bytes=1-2\r\nIf-Range: {modified}\r\n"),
-            206,
-        ),
+        (format!("Range: bytes=1-2\r\nIf-Range: {modified}\r\n"), 206),
         (format!("Range: bytes=1-2\r\nIf-Range: {earlier}\r\n"), 200),
         ("Range: bytes=1-2\r\nIf-Range: \"tag\"\r\n".to_owned(), 200),
     ] {
@@ -180,14 +177,20 @@ fn answers_each_request_with_its_status(backend: &str) {
         (b"DELETE /none HTTP/1.1\r\nHost: t\r\n\r\n", 405),
         (b"OPTIONS * HTTP/1.1\r\nHost: t\r\n\r\n", 405),
         (b"BREW /a HTTP/1.1\r\nHost: t\r\n\r\n", 501),
-        (b"GET /a HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501),
+        (
+            b"GET /a HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            501,
+        ),
         (b"GET /a HTTP/1.1\r\n\r\n", 400),
         (b"GET /a HTTP/1.1\r\nHost: t\r\nHost: u\r\n\r\n", 400),
         (b"GET /a\r\n\r\n", 400),
         (b"GET * HTTP/1.1\r\nHost: t\r\n\r\n", 400),
         (b"GET a HTTP/1.1\r\nHost: t\r\n\r\n", 400),
         (b"GET /a HTTP/1.1\r\nHost t\r\n\r\n", 400),
-        (b"GET /a HTTP/1.1\r\nHost: t\r\nContent-Length: x\r\n\r\n", 400),
+        (
+            b"GET /a HTTP/1.1\r\nHost: t\r\nContent-Length: x\r\n\r\n",
+            400,
+        ),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
         (b"GET /a HTTP/3.0\r\nHost: t\r\n\r\n", 505),
     ];
@@ -211,7 +214,10 @@ fn refuses_too_long_heads_and_says_so(backend: &str) {
     let many = "X: y\r\n".repeat(200);
     for (request, status) in [
         (format!("GET /{long} HTTP/1.1\r\nHost: t\r\n\r\n"), 414),
-        (format!("GET /a HTTP/1.1\r\nHost: t\r\nX: {long}\r\n\r\n"), 431),
+        (
+            format!("GET /a HTTP/1.1\r\nHost: t\r\nX: {long}\r\n\r\n"),
+            431,
+        ),
         (format!("GET /a HTTP/1.1\r\nHost: t\r\n{many}\r\n"), 431),
         // Without an end, and with much behind it that is never read as a request.
         (format!("GET /{long}{long}{long}"), 414),
@@ -299,9 +305,8 @@ fn answers_pipelined_requests_in_order(backend: &str) {
     for round in 0..3 {
         for (index, name) in names.iter().enumerate() {
             let name = if index % 7 == round { "none" } else { name };
-            requests.extend_from_slice(
-                format!("GET /{name} HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes(),
-            );
+            requests
+                .extend_from_slice(format!("GET /{name} HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes());
         }
     }
     requests.extend_from_slice(b"GET /f1 HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
@@ -405,7 +410,10 @@ fn never_leaves_the_directory(backend: &str) {
         request.extend_from_slice(&target);
         request.extend_from_slice(b" HTTP/1.1\r\nHost: t\r\n\r\n");
         let response = server.ask(&request);
-        assert!(matches!(response.status, 400 | 404), "{shown}: {response:?}");
+        assert!(
+            matches!(response.status, 400 | 404),
+            "{shown}: {response:?}"
+        );
     }
     // Within the directory, dots are names like others.
     for target in ["/a/../a/file", "/./a/file", "/a/%2e/file", "/%61/file"] {
@@ -447,24 +455,10 @@ fn sends_regular_files_only(backend: &str) {
     let dir = directory(&[("a", b"hello"), ("d/a", b"")]);
     let fifo = dir.path().join("fifo");
     let mode = rustix::fs::Mode::from_raw_mode(0o644);
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        &fifo,
-        rustix::fs::FileType::Fifo,
-        mode,
-        0,
-    )
-    .unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
     fs::create_dir(dir.path().join("e")).unwrap();
     fs::rename(&fifo, dir.path().join("e/index.html")).unwrap();
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        &fifo,
-        rustix::fs::FileType::Fifo,
-        mode,
-        0,
-    )
-    .unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
     let socket = dir.path().join("socket");
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let server = Server::start(backend, dir.path());

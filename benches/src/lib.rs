@@ -6,5 +6,7 @@
 
 pub mod baseline;
 pub mod drain;
+pub mod load;
 pub mod measure;
 pub mod ours;
+pub mod servers;

@@ -529,9 +529,9 @@ impl Drop for Proactor {
     fn drop(&mut self) {
         self.core.closing.set(true);
         self.core.running.set(false);
-        let attachments = self.core.attachments.take();
-        for attachment in &attachments {
-            self.guard(|| Rc::clone(attachment).closing(self));
+        let attachments = self.core.attachments.borrow().clone();
+        for attachment in attachments {
+            self.guard(|| attachment.closing(self));
         }
         let tokens = self.core.state.borrow().table.tokens();
         for token in tokens {
@@ -564,7 +564,7 @@ impl Drop for Proactor {
             );
         }
         drop((packets, entries, events));
-        for attachment in attachments {
+        for attachment in self.core.attachments.take() {
             self.guard(|| attachment.closed());
         }
     }

@@ -1,10 +1,22 @@
 //! [`Transport`]: the handle to a connection.
 
+mod conn;
+mod file;
+mod flow;
+mod outgoing;
+mod queue;
+mod reading;
+mod shared;
+
 use std::fmt;
 use std::io;
+use std::rc::Rc;
 
 use bytes::Bytes;
-use proactor::{Address, Fd, Handle, Proactor};
+use proactor::{Address, Fd, Handle, Proactor, net};
+
+pub(crate) use conn::Conn;
+use conn::Medium;
 
 use crate::protocol::Protocol;
 use crate::route::RouteChoice;
@@ -51,7 +63,9 @@ impl TransportOptions {
 /// changes nothing: the connection goes on until its protocol, its peer or an error ends it, or
 /// the proactor is dropped.
 #[derive(Clone)]
-pub struct Transport {}
+pub struct Transport {
+    conn: Rc<Conn>,
+}
 
 impl Transport {
     /// A transport over a connected TCP or Unix socket, or over one end of a pipe. The descriptor
@@ -66,8 +80,9 @@ impl Transport {
         protocol: Box<dyn Protocol>,
         options: &TransportOptions,
     ) -> io::Result<Transport> {
-        let _ = (proactor, fd, protocol, options);
-        todo!()
+        let conn = Conn::open(proactor, fd, protocol, options)?;
+        conn.announce();
+        Ok(Transport { conn })
     }
 
     /// Queues bytes. They leave in order, from the loop; no bytes are nothing.
@@ -77,8 +92,7 @@ impl Transport {
     /// [`write_eof`](Transport::write_eof). After the connection was lost otherwise, writes are
     /// dropped without an error, from the fifth on with a warning in the log.
     pub fn write(&self, data: impl Into<Bytes>) -> io::Result<()> {
-        let _ = data.into();
-        todo!()
+        self.conn.write([data.into()])
     }
 
     /// As one [`write`](Transport::write) for each.
@@ -86,8 +100,7 @@ impl Transport {
     /// # Errors
     /// As `write`'s; nothing is queued then.
     pub fn write_vectored(&self, data: impl IntoIterator<Item = Bytes>) -> io::Result<()> {
-        let _ = data.into_iter();
-        todo!()
+        self.conn.write(data)
     }
 
     /// Queues a send of a file, behind what is queued already. `on_sent` is called once, from the
@@ -103,8 +116,13 @@ impl Transport {
         options: SendOptions,
         on_sent: impl FnOnce(&Transport, SendOutcome) + 'static,
     ) -> SendHandle {
-        let _ = (source.into(), options, on_sent);
-        todo!()
+        let id = self
+            .conn
+            .send_file(source.into(), options, Box::new(on_sent));
+        SendHandle {
+            conn: Rc::downgrade(&self.conn),
+            id,
+        }
     }
 
     /// Ends the write side once all that is queued has left. Reading goes on.
@@ -112,51 +130,50 @@ impl Transport {
     /// # Errors
     /// `Unsupported` where [`can_write_eof`](Transport::can_write_eof) is false.
     pub fn write_eof(&self) -> io::Result<()> {
-        todo!()
+        self.conn.write_eof()
     }
 
     /// Whether the write side can be ended alone: not on pipes.
     pub fn can_write_eof(&self) -> bool {
-        todo!()
+        self.conn.can_write_eof()
     }
 
     /// Stops reading at once, sends what is queued, then ends the connection.
     pub fn close(&self) {
-        todo!()
+        self.conn.close();
     }
 
     /// Ends the connection at once. What is queued is dropped, sends end as cancelled, a TCP peer
     /// sees a reset.
     pub fn abort(&self) {
-        todo!()
+        self.conn.abort();
     }
 
     /// Whether the transport is closing, or gone.
     pub fn is_closing(&self) -> bool {
-        todo!()
+        self.conn.is_closing()
     }
 
     /// Stops the delivery of what arrives until [`resume_reading`](Transport::resume_reading).
     /// Nothing is lost. Nothing happens where it is paused already, or closing.
     pub fn pause_reading(&self) {
-        todo!()
+        self.conn.pause_reading();
     }
 
     /// Goes on after [`pause_reading`](Transport::pause_reading).
     pub fn resume_reading(&self) {
-        todo!()
+        self.conn.resume_reading();
     }
 
     /// Whether what arrives is delivered: neither paused nor closing.
     pub fn is_reading(&self) -> bool {
-        todo!()
+        self.conn.is_reading()
     }
 
     /// Puts another protocol in the place of the present one: it gets all callbacks from now on,
     /// `connection_made` not again.
     pub fn set_protocol(&self, protocol: Box<dyn Protocol>) {
-        let _ = protocol;
-        todo!()
+        self.conn.set_protocol(protocol);
     }
 
     /// Sets the limits, in bytes, at which writing is paused (above `high`) and resumed (at or
@@ -172,18 +189,17 @@ impl Transport {
         high: Option<usize>,
         low: Option<usize>,
     ) -> io::Result<()> {
-        let _ = (high, low);
-        todo!()
+        self.conn.set_limits(high, low)
     }
 
     /// The limits in bytes: low, high.
     pub fn write_buffer_limits(&self) -> (usize, usize) {
-        todo!()
+        self.conn.limits()
     }
 
     /// Bytes written and not yet taken by the kernel; files do not count.
     pub fn write_buffer_size(&self) -> usize {
-        todo!()
+        self.conn.write_buffer_size()
     }
 
     /// The other side's address.
@@ -191,7 +207,7 @@ impl Transport {
     /// # Errors
     /// `NotConnected` once the connection is lost; `Unsupported` on a pipe; the kernel's.
     pub fn peer_addr(&self) -> io::Result<Address> {
-        todo!()
+        net::peer_address(&self.socket()?)
     }
 
     /// This side's address.
@@ -199,22 +215,54 @@ impl Transport {
     /// # Errors
     /// As [`peer_addr`](Transport::peer_addr)'s.
     pub fn local_addr(&self) -> io::Result<Address> {
-        todo!()
+        net::local_address(&self.socket()?)
+    }
+
+    fn socket(&self) -> io::Result<Fd> {
+        if matches!(self.conn.medium, Medium::Pipe { .. }) {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "a pipe has no address",
+            ));
+        }
+        self.fd().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// A transport over a fresh connection, from inside the loop: its protocol is told at once.
+    pub(crate) fn accepted(
+        proactor: &Proactor,
+        fd: Fd,
+        protocol: Box<dyn Protocol>,
+        options: &TransportOptions,
+    ) -> io::Result<Transport> {
+        Conn::open(proactor, fd, protocol, options).map(Transport::of)
+    }
+
+    pub(crate) fn of(conn: Rc<Conn>) -> Transport {
+        Transport { conn }
+    }
+
+    /// Tells the protocol that the connection stands. From the loop only.
+    pub(crate) fn begin(&self) {
+        self.conn.settle();
     }
 
     /// The descriptor; `None` once the connection is lost.
     pub fn fd(&self) -> Option<Fd> {
-        todo!()
+        self.conn.fd()
     }
 
     /// The proactor's handle.
     pub fn proactor(&self) -> Handle {
-        todo!()
+        self.conn.handle.clone()
     }
 }
 
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Transport").finish_non_exhaustive()
+        f.debug_struct("Transport")
+            .field("medium", &self.conn.medium)
+            .field("closing", &self.is_closing())
+            .finish_non_exhaustive()
     }
 }

@@ -1,0 +1,756 @@
+//! [`Conn`]: one connection's state, the completions that change it, and the callbacks that follow.
+//!
+//! Everything that a user sees goes through a queue of [`Event`]s, which is emptied after a
+//! completion was taken in (`settle`), and nowhere else: so no callback runs inside the call that
+//! caused it, nor inside another. What a callback does to the connection takes effect after it.
+//!
+//! The state is never borrowed while a user's code runs.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use proactor::{Callback, Completion, Fd, FileKind, Handle, Handler, Op, Proactor, Token, net};
+
+use super::file::{FileSend, OnSent, copy_error};
+use super::flow::{Flow, Signal};
+use super::outgoing::Out;
+use super::queue::Queue;
+use super::reading::{Reading, Received};
+use super::shared::Shared;
+use super::{Transport, TransportOptions};
+use crate::protocol::Protocol;
+use crate::route::RouteChoice;
+use crate::send::{End, SendOptions};
+use crate::source::Source;
+
+/// What a connection runs over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Medium {
+    Tcp,
+    /// Another socket.
+    Socket,
+    /// A pipe's end, or both.
+    Pipe {
+        readable: bool,
+        writable: bool,
+    },
+}
+
+/// A completion's key: what it is of, and which one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Key {
+    Receive,
+    /// The outgoing operation with this number.
+    Out(u32),
+    Tick,
+    /// The deadline of the send with this id.
+    Deadline(u64),
+}
+
+impl Key {
+    fn pack(self) -> u64 {
+        match self {
+            Key::Receive => 0,
+            Key::Out(number) => u64::from(number) << 2 | 1,
+            Key::Tick => 2,
+            Key::Deadline(id) => id << 2 | 3,
+        }
+    }
+
+    fn unpack(key: u64) -> Key {
+        match key & 3 {
+            0 => Key::Receive,
+            1 => Key::Out((key >> 2) as u32),
+            2 => Key::Tick,
+            _ => Key::Deadline(key >> 2),
+        }
+    }
+}
+
+/// What a user is to be told.
+pub(crate) enum Event {
+    Made,
+    Received(Received),
+    Signal(Signal),
+    /// The send with this id has got on.
+    Progress(u64),
+    Sent(Box<FileSend>),
+    Lost(Option<io::Error>),
+}
+
+/// A connection's life.
+pub(crate) enum Phase {
+    Open,
+    /// No longer reading; ends once the queue is empty.
+    Closing,
+    /// Ends once the operations under way have.
+    Ending {
+        /// For `connection_lost`.
+        error: Option<io::Error>,
+        /// How the sends end that are queued.
+        sends: End,
+    },
+    Lost {
+        /// By an error.
+        broken: bool,
+    },
+}
+
+/// The end of the write side alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WriteEnd {
+    None,
+    /// Once the queue is empty.
+    Wanted,
+    Done,
+}
+
+pub(crate) struct State {
+    pub(crate) fd: Option<Fd>,
+    pub(crate) phase: Phase,
+    pub(crate) write_end: WriteEnd,
+    pub(crate) queue: Queue,
+    pub(crate) flow: Flow,
+    pub(crate) out: Out,
+    pub(crate) reading: Reading,
+    pub(crate) events: VecDeque<Event>,
+    /// `connection_made` has been called.
+    made: bool,
+    /// A tick is under way.
+    tick: bool,
+    /// The outgoing operation that was under way when a tick was asked for to see whether the
+    /// pressure lasts.
+    pressed: Option<u32>,
+    next_id: u64,
+    /// Writes since the connection was lost.
+    lost_writes: u32,
+}
+
+pub(crate) struct Conn {
+    pub(crate) handle: Handle,
+    pub(crate) shared: Rc<Shared>,
+    pub(crate) medium: Medium,
+    route: RouteChoice,
+    /// Where the register keeps it.
+    slot: Cell<usize>,
+    /// A completion is being taken in: what is to be done will be, without a tick.
+    settling: Cell<bool>,
+    /// Away while it is being called, and for good once it was told of the loss.
+    protocol: RefCell<Option<Box<dyn Protocol>>>,
+    /// `connection_lost` has been called.
+    over: Cell<bool>,
+    state: RefCell<State>,
+}
+
+impl Conn {
+    pub(crate) fn open(
+        proactor: &Proactor,
+        fd: Fd,
+        protocol: Box<dyn Protocol>,
+        options: &TransportOptions,
+    ) -> io::Result<Rc<Conn>> {
+        let medium = match fd.kind() {
+            // Set at the start, so that what is written is not held back.
+            FileKind::Socket if net::set_nodelay(&fd).is_ok() => Medium::Tcp,
+            FileKind::Socket => Medium::Socket,
+            FileKind::Pipe => {
+                let (readable, writable) = fd.access()?;
+                Medium::Pipe { readable, writable }
+            }
+            other => {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("a transport needs a socket or a pipe, not a {other:?}"),
+                ));
+            }
+        };
+        fd.set_nonblocking()?;
+        let mut flow = Flow::default();
+        if let Some((high, low)) = options.limits {
+            flow.set_limits(Some(high), Some(low))?;
+        }
+        let shared = Shared::of(proactor);
+        let conn = Rc::new(Conn {
+            handle: proactor.handle(),
+            shared: Rc::clone(&shared),
+            medium,
+            route: options.route,
+            slot: Cell::new(0),
+            settling: Cell::new(false),
+            protocol: RefCell::new(Some(protocol)),
+            over: Cell::new(false),
+            state: RefCell::new(State {
+                fd: Some(fd),
+                phase: Phase::Open,
+                write_end: WriteEnd::None,
+                queue: Queue::new(flow.limits().1.saturating_add(1)),
+                flow,
+                out: Out::default(),
+                reading: Reading::new(!options.not_reading),
+                events: VecDeque::from([Event::Made]),
+                made: false,
+                tick: false,
+                pressed: None,
+                next_id: 0,
+                lost_writes: 0,
+            }),
+        });
+        conn.slot.set(shared.keep(Rc::clone(&conn)));
+        Ok(conn)
+    }
+
+    /// Has the protocol told, from the loop, that the connection stands.
+    pub(crate) fn announce(self: &Rc<Self>) {
+        self.poke(&mut self.state.borrow_mut());
+    }
+
+    /// Submits an operation of this connection's; `None` when the proactor is gone.
+    pub(crate) fn submit(self: &Rc<Self>, op: Op, key: Key) -> Option<Token> {
+        let handler = Rc::clone(self) as Rc<dyn Handler>;
+        self.handle
+            .submit(op, Callback::Handler(handler, key.pack()))
+            .ok()
+    }
+
+    /// Sees to it that `settle` runs.
+    pub(crate) fn poke(self: &Rc<Self>, state: &mut State) {
+        if !self.settling.get() && !state.tick {
+            state.tick = self.submit(Op::Nop, Key::Tick).is_some();
+        }
+    }
+
+    /// Calls back for all that happened, and starts what is to be done next. Called from the loop
+    /// only.
+    pub(crate) fn settle(self: &Rc<Self>) {
+        self.settling.set(true);
+        let transport = Transport::of(Rc::clone(self));
+        loop {
+            while let Some(event) = self.next_event() {
+                self.deliver(&transport, event);
+            }
+            let mut state = self.state.borrow_mut();
+            self.advance(&mut state);
+            if state.events.is_empty() {
+                self.watch_pressure(&mut state);
+                break;
+            }
+        }
+        self.settling.set(false);
+    }
+
+    fn next_event(&self) -> Option<Event> {
+        self.state.borrow_mut().events.pop_front()
+    }
+
+    fn advance(self: &Rc<Self>, state: &mut State) {
+        if !state.made {
+            return;
+        }
+        self.flush(state);
+        self.update_reading(state);
+        let pressure = state.queue.pressure();
+        if matches!(state.phase, Phase::Open | Phase::Closing)
+            && let Some(signal) = state.flow.fell(pressure)
+        {
+            state.events.push_back(Event::Signal(signal));
+        }
+        self.finish_ending(state);
+    }
+
+    /// Whether too much is queued shows only once the kernel had its chance to take it: a turn of
+    /// the loop later.
+    fn watch_pressure(self: &Rc<Self>, state: &mut State) {
+        let alive = matches!(state.phase, Phase::Open | Phase::Closing);
+        if alive && !state.tick && state.flow.is_over(state.queue.pressure()) {
+            state.pressed = state.out.number();
+            state.tick = self.submit(Op::Nop, Key::Tick).is_some();
+        }
+    }
+
+    fn ticked(&self, state: &mut State) {
+        state.tick = false;
+        let Some(number) = state.pressed.take() else {
+            return;
+        };
+        // Another operation has come since: the kernel takes what it gets, so look again. A file
+        // that is under way will not be done in a turn.
+        let stalled = state.out.number() == Some(number);
+        let long = state.queue.file_mut(0).is_some_and(|file| file.sent > 0);
+        if (stalled || long)
+            && let Some(signal) = state.flow.lasted(state.queue.pressure())
+        {
+            state.events.push_back(Event::Signal(signal));
+        }
+    }
+
+    fn deliver(self: &Rc<Self>, transport: &Transport, event: Event) {
+        match event {
+            Event::Made => {
+                self.call(|protocol| protocol.connection_made(transport));
+                self.state.borrow_mut().made = true;
+            }
+            Event::Received(received) => self.deliver_received(transport, received),
+            Event::Signal(signal) => {
+                if matches!(
+                    self.state.borrow().phase,
+                    Phase::Ending { .. } | Phase::Lost { .. }
+                ) {
+                    return;
+                }
+                self.call(|protocol| match signal {
+                    Signal::Pause => protocol.pause_writing(transport),
+                    Signal::Resume => protocol.resume_writing(transport),
+                });
+            }
+            Event::Progress(id) => self.deliver_progress(transport, id),
+            Event::Sent(file) => self.deliver_sent(transport, file),
+            Event::Lost(error) => {
+                let protocol = self.protocol.borrow_mut().take();
+                self.over.set(true);
+                self.shared.let_go(self.slot.get());
+                self.guard(move || {
+                    if let Some(mut protocol) = protocol {
+                        protocol.connection_lost(error);
+                    }
+                });
+            }
+        }
+    }
+
+    fn deliver_received(self: &Rc<Self>, transport: &Transport, received: Received) {
+        {
+            let mut state = self.state.borrow_mut();
+            if !matches!(state.phase, Phase::Open) {
+                received.recycle(&self.shared);
+                return;
+            }
+            if !state.reading.wanted() {
+                state.reading.hold(received, &self.shared);
+                return;
+            }
+        }
+        if received.is_end() {
+            let keep = self.call(|protocol| protocol.eof_received(transport));
+            if keep != Some(true) {
+                self.close();
+            }
+        } else {
+            self.call(|protocol| protocol.data_received(transport, &received));
+            received.recycle(&self.shared);
+        }
+    }
+
+    fn deliver_progress(self: &Rc<Self>, transport: &Transport, id: u64) {
+        let (mut progress, sent) = {
+            let mut state = self.state.borrow_mut();
+            let Some(at) = state.queue.find(id) else {
+                return;
+            };
+            let Some(file) = state.queue.file_mut(at) else {
+                return;
+            };
+            let Some(progress) = file.progress.take() else {
+                return;
+            };
+            file.reported = file.sent;
+            (progress, file.sent)
+        };
+        self.guard(|| progress(transport, sent));
+        let mut state = self.state.borrow_mut();
+        if let Some(at) = state.queue.find(id)
+            && let Some(file) = state.queue.file_mut(at)
+        {
+            file.progress = Some(progress);
+        }
+    }
+
+    fn deliver_sent(self: &Rc<Self>, transport: &Transport, mut file: Box<FileSend>) {
+        if let Some(mut progress) = file.progress.take()
+            && file.sent > file.reported
+        {
+            self.guard(|| progress(transport, file.sent));
+        }
+        let outcome = file.outcome();
+        let broken = match &outcome.error {
+            Some(e) if file.breaks_connection() => Some(copy_error(e)),
+            _ => None,
+        };
+        if let Some(on_sent) = file.on_sent.take() {
+            self.guard(|| on_sent(transport, outcome));
+        }
+        if let Some(error) = broken {
+            self.break_off(Some(error));
+        }
+        // Its source may have a user's code in its end.
+        self.guard(move || drop(file));
+    }
+
+    /// Calls the protocol, if there is one. `None` where it panicked, or there is none.
+    fn call<T>(self: &Rc<Self>, f: impl FnOnce(&mut dyn Protocol) -> T) -> Option<T> {
+        let mut protocol = self.protocol.borrow_mut().take()?;
+        let result = self.guard(|| f(&mut *protocol));
+        let replaced = {
+            let mut place = self.protocol.borrow_mut();
+            if place.is_none() {
+                *place = Some(protocol);
+                None
+            } else {
+                Some(protocol)
+            }
+        };
+        if replaced.is_some() {
+            self.guard(move || drop(replaced));
+        }
+        result
+    }
+
+    /// Runs a user's code. A panic ends there, and with it this connection.
+    fn guard<T>(self: &Rc<Self>, f: impl FnOnce() -> T) -> Option<T> {
+        match catch_unwind(AssertUnwindSafe(f)) {
+            Ok(value) => Some(value),
+            Err(panic) => {
+                let what = panic
+                    .downcast_ref::<&str>()
+                    .copied()
+                    .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+                    .unwrap_or("(no message)");
+                log::error!("a callback panicked, so its connection is torn down: {what}");
+                self.break_off(Some(io::Error::other("a callback panicked")));
+                None
+            }
+        }
+    }
+
+    /// Ends the connection at once and hard.
+    fn break_off(self: &Rc<Self>, error: Option<io::Error>) {
+        let mut state = self.state.borrow_mut();
+        if matches!(state.phase, Phase::Open | Phase::Closing)
+            && let Some(fd) = &state.fd
+            && self.medium == Medium::Tcp
+            && let Err(e) = net::set_reset_on_close(fd)
+        {
+            log::debug!("a connection can't be reset, only closed: {e}");
+        }
+        self.begin_ending(&mut state, error, End::Cancelled);
+    }
+
+    /// The connection is to end as soon as its operations have.
+    pub(crate) fn begin_ending(
+        self: &Rc<Self>,
+        state: &mut State,
+        error: Option<io::Error>,
+        sends: End,
+    ) {
+        if !matches!(state.phase, Phase::Open | Phase::Closing) {
+            return;
+        }
+        state.phase = Phase::Ending { error, sends };
+        self.interrupt(state);
+        self.update_reading(state);
+        self.poke(state);
+    }
+
+    fn finish_ending(self: &Rc<Self>, state: &mut State) {
+        let idle = state.out.is_idle() && state.reading.is_idle();
+        if !idle || !matches!(state.phase, Phase::Ending { .. }) {
+            return;
+        }
+        let lost = Phase::Lost { broken: false };
+        let Phase::Ending { error, sends } = std::mem::replace(&mut state.phase, lost) else {
+            return;
+        };
+        let State { queue, events, .. } = state;
+        queue.clear(|mut file| {
+            let end = file.verdict().unwrap_or_else(|| {
+                if let (End::PeerGone, Some(e)) = (sends, &error) {
+                    file.failure = Some(copy_error(e));
+                }
+                sends
+            });
+            self.finish(events, file, end);
+        });
+        state.phase = Phase::Lost {
+            broken: error.is_some(),
+        };
+        state.reading.clear();
+        if let Some(fd) = state.fd.take()
+            && !fd.is_last()
+            && let Err(e) = net::shutdown(&fd, std::net::Shutdown::Both)
+        {
+            // Others share it, so that dropping it does not close it.
+            log::debug!("a shared descriptor could not be shut down: {e}");
+        }
+        state.events.push_back(Event::Lost(error));
+    }
+
+    /// A send is over.
+    pub(crate) fn finish(&self, events: &mut VecDeque<Event>, mut file: Box<FileSend>, end: End) {
+        if let Some(deadline) = file.deadline.take() {
+            self.handle.cancel(deadline);
+        }
+        file.close(end);
+        events.push_back(Event::Sent(file));
+    }
+
+    /// The peer (or the way there) is gone.
+    pub(crate) fn peer_gone(self: &Rc<Self>, state: &mut State, error: io::Error) {
+        self.begin_ending(state, Some(error), End::PeerGone);
+    }
+
+    /// An operation was cancelled, and not by us.
+    pub(crate) fn proactor_gone(self: &Rc<Self>, state: &mut State) {
+        let error = io::Error::other("the proactor was dropped");
+        self.begin_ending(state, Some(error), End::Cancelled);
+    }
+
+    /// The proactor is being dropped.
+    pub(crate) fn proactor_closing(self: &Rc<Self>) {
+        let mut state = self.state.borrow_mut();
+        self.proactor_gone(&mut state);
+        self.poke(&mut state);
+    }
+
+    /// The proactor is gone, and took operations of ours with it that had not ended.
+    pub(crate) fn proactor_closed(self: &Rc<Self>) {
+        {
+            let mut state = self.state.borrow_mut();
+            self.proactor_gone(&mut state);
+            state.out.abandon();
+            state.reading.abandon();
+        }
+        self.settle();
+    }
+
+    // What users do.
+
+    pub(crate) fn write(self: &Rc<Self>, data: impl IntoIterator<Item = Bytes>) -> io::Result<()> {
+        let mut state = self.state.borrow_mut();
+        let refused = |text| Err(io::Error::new(io::ErrorKind::BrokenPipe, text));
+        match &state.phase {
+            Phase::Open if state.write_end != WriteEnd::None => {
+                return refused("write after write_eof");
+            }
+            Phase::Open if !self.is_writable() => {
+                return Err(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "write to the reading end of a pipe",
+                ));
+            }
+            Phase::Open => {}
+            Phase::Ending { error: Some(_), .. } | Phase::Lost { broken: true } => {
+                state.lost_writes = state.lost_writes.saturating_add(1);
+                if state.lost_writes >= 5 {
+                    log::warn!("a write to a lost connection is dropped");
+                }
+                return Ok(());
+            }
+            Phase::Closing | Phase::Ending { .. } | Phase::Lost { .. } => {
+                return refused("write to a transport that is closing");
+            }
+        }
+        for bytes in data {
+            state.queue.push_data(bytes);
+        }
+        self.queued(&mut state);
+        Ok(())
+    }
+
+    fn is_writable(&self) -> bool {
+        !matches!(
+            self.medium,
+            Medium::Pipe {
+                writable: false,
+                ..
+            }
+        )
+    }
+
+    /// Something was queued: it leaves from the loop. With an operation under way there is nothing
+    /// to do before its end but to watch the pressure.
+    fn queued(self: &Rc<Self>, state: &mut State) {
+        if state.out.is_idle() {
+            self.poke(state);
+        } else if !self.settling.get() {
+            self.watch_pressure(state);
+        }
+    }
+
+    pub(crate) fn send_file(
+        self: &Rc<Self>,
+        source: Source,
+        options: SendOptions,
+        on_sent: OnSent,
+    ) -> u64 {
+        let timeout = options.timeout;
+        let mut state = self.state.borrow_mut();
+        let id = state.next_id;
+        state.next_id += 1;
+        let mut file = Box::new(FileSend::new(id, source.kind, options, self.route, on_sent));
+        let open = matches!(state.phase, Phase::Open)
+            && state.write_end == WriteEnd::None
+            && self.is_writable();
+        if !open {
+            self.finish(&mut state.events, file, End::Closing);
+            self.poke(&mut state);
+            return id;
+        }
+        if let Some(at) = timeout.and_then(|timeout| Instant::now().checked_add(timeout)) {
+            file.deadline = self.submit(Op::Timeout { at }, Key::Deadline(id));
+        }
+        state.queue.push_file(file);
+        self.queued(&mut state);
+        id
+    }
+
+    /// Ends a send before its time.
+    pub(crate) fn stop_send(self: &Rc<Self>, id: u64, end: End) {
+        let mut state = self.state.borrow_mut();
+        self.stop(&mut state, id, end);
+        self.poke(&mut state);
+    }
+
+    pub(crate) fn is_sent(&self, id: u64) -> bool {
+        self.state.borrow().queue.find(id).is_none()
+    }
+
+    pub(crate) fn write_eof(self: &Rc<Self>) -> io::Result<()> {
+        if !self.can_write_eof() {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "a pipe has no write side that could be ended alone",
+            ));
+        }
+        let mut state = self.state.borrow_mut();
+        if matches!(state.phase, Phase::Open) && state.write_end == WriteEnd::None {
+            state.write_end = WriteEnd::Wanted;
+            self.poke(&mut state);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn can_write_eof(&self) -> bool {
+        !matches!(self.medium, Medium::Pipe { .. })
+    }
+
+    pub(crate) fn close(self: &Rc<Self>) {
+        let mut state = self.state.borrow_mut();
+        if matches!(state.phase, Phase::Open) {
+            state.phase = Phase::Closing;
+            state.reading.clear();
+            self.update_reading(&mut state);
+            self.poke(&mut state);
+        }
+    }
+
+    pub(crate) fn abort(self: &Rc<Self>) {
+        self.break_off(None);
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        !matches!(self.state.borrow().phase, Phase::Open)
+    }
+
+    pub(crate) fn pause_reading(self: &Rc<Self>) {
+        let mut state = self.state.borrow_mut();
+        state.reading.pause();
+        if state.made {
+            self.update_reading(&mut state);
+        }
+    }
+
+    pub(crate) fn resume_reading(self: &Rc<Self>) {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        if state.reading.resume(&mut state.events) {
+            self.poke(state);
+        }
+    }
+
+    pub(crate) fn is_reading(&self) -> bool {
+        let state = self.state.borrow();
+        matches!(state.phase, Phase::Open) && state.reading.wanted()
+    }
+
+    pub(crate) fn set_protocol(self: &Rc<Self>, protocol: Box<dyn Protocol>) {
+        // One that nobody will call would only keep what it holds.
+        if self.over.get() {
+            return;
+        }
+        let before = self.protocol.borrow_mut().replace(protocol);
+        drop(before);
+    }
+
+    pub(crate) fn set_limits(
+        self: &Rc<Self>,
+        high: Option<usize>,
+        low: Option<usize>,
+    ) -> io::Result<()> {
+        let mut state = self.state.borrow_mut();
+        state.flow.set_limits(high, low)?;
+        let (_, high) = state.flow.limits();
+        state.queue.set_default_weight(high.saturating_add(1));
+        let pressure = state.queue.pressure();
+        if let Some(signal) = state.flow.fell(pressure) {
+            state.events.push_back(Event::Signal(signal));
+            self.poke(&mut state);
+        } else if !self.settling.get() {
+            self.watch_pressure(&mut state);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn limits(&self) -> (usize, usize) {
+        self.state.borrow().flow.limits()
+    }
+
+    pub(crate) fn write_buffer_size(&self) -> usize {
+        self.state.borrow().queue.data_len()
+    }
+
+    pub(crate) fn fd(&self) -> Option<Fd> {
+        self.state.borrow().fd.clone()
+    }
+}
+
+impl Handler for Conn {
+    fn complete(self: Rc<Self>, _proactor: &Proactor, key: u64, completion: Completion) {
+        self.settling.set(true);
+        {
+            let mut state = self.state.borrow_mut();
+            match Key::unpack(key) {
+                Key::Receive => self.received(&mut state, completion),
+                Key::Out(number) => self.went_out(&mut state, number, completion),
+                Key::Tick => self.ticked(&mut state),
+                Key::Deadline(id) if completion.result.is_ok() => {
+                    self.stop(&mut state, id, End::TimedOut);
+                }
+                Key::Deadline(_) => {}
+            }
+        }
+        self.settle();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_come_back() {
+        for key in [
+            Key::Receive,
+            Key::Tick,
+            Key::Out(0),
+            Key::Out(u32::MAX),
+            Key::Deadline(0),
+            Key::Deadline(u64::MAX >> 2),
+        ] {
+            assert_eq!(Key::unpack(key.pack()), key);
+        }
+    }
+}

@@ -1,0 +1,497 @@
+//! One send of a file under way: where it stands in its source, what is left, how it is to end.
+//! It asks the kernel about its source when it starts, and moves nothing itself.
+
+use std::io::{self, Read};
+use std::time::Instant;
+
+use bytes::{Buf, Bytes, BytesMut};
+use proactor::{BackendKind, Fd, FileKind, Filesystem, Token};
+
+use super::Transport;
+use crate::pacing::Pacing;
+use crate::route::{Decision, PROGRESS_PIECE, RouteChoice, Routes, Situation, decide};
+use crate::send::{End, Progress, SendOptions, SendOutcome};
+use crate::source::Kind;
+
+pub(crate) type OnSent = Box<dyn FnOnce(&Transport, SendOutcome)>;
+
+/// Where the bytes behind `head` come from.
+pub(crate) enum Body {
+    /// Not started.
+    Pending(Kind),
+    /// There are none.
+    None,
+    /// Read by offset; `start` is where the body starts.
+    Seekable { fd: Fd, start: u64 },
+    /// A pipe, socket or character device: read where it stands.
+    Stream {
+        fd: Fd,
+        /// Read, and not yet sent.
+        chunk: BytesMut,
+    },
+    /// Read on a worker, which has it meanwhile.
+    Reader {
+        reader: Option<Box<dyn Read + Send>>,
+        chunk: BytesMut,
+    },
+}
+
+/// What is to be done for a send next.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// It is over.
+    Over(End),
+    /// Bytes in memory: `head`.
+    Head,
+    /// Read by offset and send.
+    Seekable,
+    /// Send what was read.
+    Chunk,
+    /// Read more of a stream.
+    Stream,
+    /// Let a worker read more.
+    Reader,
+}
+
+pub(crate) struct FileSend {
+    pub(crate) id: u64,
+    pub(crate) body: Body,
+    /// Bytes in memory that go before the body; what is sent of it is taken off.
+    pub(crate) head: Bytes,
+    head_len: u64,
+    /// The source's bytes that the kernel took for the peer.
+    pub(crate) sent: u64,
+    /// Bytes behind `sent` that are in the buffer of the operation under way.
+    pub(crate) gathered: usize,
+    /// How many are to be sent, where that is known.
+    total: Option<u64>,
+    /// The caller named the length.
+    promised: bool,
+    /// Where the descriptor's position stood at the start, where that is to be moved.
+    position: Option<u64>,
+    /// The source has ended.
+    pub(crate) eof: bool,
+    pub(crate) failure: Option<io::Error>,
+    /// It is to end before its time.
+    pub(crate) stop: Option<End>,
+    pub(crate) choice: RouteChoice,
+    native_only: bool,
+    pub(crate) refused: bool,
+    pub(crate) no_pipe: bool,
+    pub(crate) routes: Routes,
+    pub(crate) pacing: Option<Pacing>,
+    pub(crate) deadline: Option<Token>,
+    pub(crate) progress: Option<Progress>,
+    /// What `progress` was told last.
+    pub(crate) reported: u64,
+    keep_connection: bool,
+    weight: Option<usize>,
+    /// What it counts for the write limits at present.
+    pub(crate) counted: u64,
+    pub(crate) on_sent: Option<OnSent>,
+    /// Once it is over.
+    pub(crate) end: Option<End>,
+}
+
+impl FileSend {
+    pub(crate) fn new(
+        id: u64,
+        kind: Kind,
+        options: SendOptions,
+        default: RouteChoice,
+        on_sent: OnSent,
+    ) -> FileSend {
+        FileSend {
+            id,
+            body: Body::Pending(kind),
+            head: Bytes::new(),
+            head_len: 0,
+            sent: 0,
+            gathered: 0,
+            total: None,
+            promised: false,
+            position: None,
+            eof: false,
+            failure: None,
+            stop: None,
+            choice: options.route.unwrap_or(default),
+            native_only: options.native_only,
+            refused: false,
+            no_pipe: false,
+            routes: Routes::NONE,
+            pacing: options.rate.map(|rate| Pacing::new(rate, Instant::now())),
+            deadline: None,
+            progress: options.progress,
+            reported: 0,
+            keep_connection: options.keep_connection,
+            weight: options.write_weight,
+            counted: 0,
+            on_sent: Some(on_sent),
+            end: None,
+        }
+    }
+
+    /// Whether it has been started.
+    pub(crate) fn is_started(&self) -> bool {
+        !matches!(self.body, Body::Pending(_))
+    }
+
+    /// Whether its turn comes only once all sends before it are over: they may move the position
+    /// that it starts from, or take from the same stream.
+    pub(crate) fn needs_turn(&self) -> bool {
+        match &self.body {
+            Body::Pending(Kind::Position { .. }) => true,
+            Body::Pending(Kind::File { fd, .. }) => !is_seekable(fd),
+            _ => false,
+        }
+    }
+
+    /// Looks at the source. A failure shows as [`Next::Over`].
+    pub(crate) fn start(&mut self) {
+        let Body::Pending(kind) = std::mem::replace(&mut self.body, Body::None) else {
+            return;
+        };
+        if let Err(e) = self.open(kind) {
+            self.failure = Some(e);
+        }
+    }
+
+    fn open(&mut self, kind: Kind) -> io::Result<()> {
+        match kind {
+            Kind::Bytes(bytes) => {
+                self.promise(Some(bytes.len() as u64));
+                self.set_head(bytes);
+            }
+            Kind::File { fd, start, len } => {
+                self.promise(len);
+                if check_kind(&fd)? {
+                    self.open_seekable(fd, start)?;
+                } else if start != 0 {
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidInput,
+                        format!("the source has no positions, so it can't be sent from {start} on"),
+                    ));
+                } else {
+                    self.open_stream(fd)?;
+                }
+            }
+            Kind::Position { fd, buffered, len } => {
+                self.promise(len);
+                let buffered_len = buffered.len() as u64;
+                self.set_head(buffered);
+                if check_kind(&fd)? {
+                    let position = fd.position()?;
+                    self.position = Some(position.saturating_sub(buffered_len));
+                    self.open_seekable(fd, position)?;
+                } else {
+                    self.open_stream(fd)?;
+                }
+                let wanted = usize::try_from(self.total.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+                self.head.truncate(wanted);
+            }
+            Kind::Reader { reader, len } => {
+                self.promise(len);
+                if self.native_only {
+                    return Err(unsupported());
+                }
+                let reader = Some(reader);
+                let chunk = BytesMut::new();
+                self.body = Body::Reader { reader, chunk };
+            }
+        }
+        Ok(())
+    }
+
+    fn promise(&mut self, len: Option<u64>) {
+        self.total = len;
+        self.promised = len.is_some();
+    }
+
+    fn set_head(&mut self, head: Bytes) {
+        self.head_len = head.len() as u64;
+        self.head = head;
+    }
+
+    fn open_seekable(&mut self, fd: Fd, start: u64) -> io::Result<()> {
+        // Positions end there; nothing is behind.
+        self.eof = start > i64::MAX as u64;
+        if self.total.is_none() && fd.kind() == FileKind::Regular {
+            let size = match fd.filesystem() {
+                Filesystem::Generated => 0,
+                _ => fd.size()?,
+            };
+            // A size of 0 is what files say that don't know it: only reading tells.
+            if size > 0 {
+                self.total = Some(self.head_len + size.saturating_sub(start));
+            }
+        }
+        self.body = Body::Seekable { fd, start };
+        Ok(())
+    }
+
+    fn open_stream(&mut self, fd: Fd) -> io::Result<()> {
+        if fd.kind() == FileKind::CharDevice {
+            self.refused = true;
+        } else {
+            fd.set_nonblocking()?;
+        }
+        let chunk = BytesMut::new();
+        self.body = Body::Stream { fd, chunk };
+        Ok(())
+    }
+
+    /// Bytes that are neither sent nor gathered; `None` where only the source's end tells.
+    pub(crate) fn left(&self) -> Option<u64> {
+        let done = self.sent + self.gathered as u64;
+        if self.eof {
+            return Some((self.head.len() as u64).saturating_sub(self.gathered as u64));
+        }
+        self.total.map(|total| total.saturating_sub(done))
+    }
+
+    /// Bytes of `head` that are not gathered yet.
+    pub(crate) fn head_rest(&self) -> Bytes {
+        self.head.slice(self.gathered.min(self.head.len())..)
+    }
+
+    /// Where the body is to be read next.
+    pub(crate) fn offset(&self) -> u64 {
+        let done = self.sent + self.gathered as u64;
+        match &self.body {
+            Body::Seekable { start, .. } => {
+                start.saturating_add(done.saturating_sub(self.head_len))
+            }
+            _ => 0,
+        }
+    }
+
+    fn chunk(&self) -> &[u8] {
+        match &self.body {
+            Body::Stream { chunk, .. } | Body::Reader { chunk, .. } => chunk,
+            _ => &[],
+        }
+    }
+
+    /// What comes next; the send must be started. What is gathered counts as done, except that a
+    /// send with gathered bytes is not over.
+    pub(crate) fn next(&self) -> Next {
+        let done = self.sent + self.gathered as u64;
+        // What was read before the failure is sent.
+        if self.failure.is_some() && self.chunk().is_empty() {
+            return Next::Over(End::Failed);
+        }
+        if self.total == Some(done) {
+            return Next::Over(if self.promised {
+                End::Complete
+            } else {
+                End::EndOfFile
+            });
+        }
+        if let Some(end) = self.stop {
+            return Next::Over(end);
+        }
+        if self.head.len() > self.gathered {
+            return Next::Head;
+        }
+        if !self.chunk().is_empty() {
+            return Next::Chunk;
+        }
+        if self.eof {
+            return Next::Over(if self.total.is_some() {
+                End::Truncated
+            } else {
+                End::EndOfFile
+            });
+        }
+        match &self.body {
+            Body::Pending(_) | Body::None => Next::Over(End::Truncated),
+            Body::Seekable { .. } => Next::Seekable,
+            Body::Stream { .. } => Next::Stream,
+            Body::Reader { .. } => Next::Reader,
+        }
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn verdict(&self) -> Option<End> {
+        if !self.is_started() || self.gathered > 0 {
+            return None;
+        }
+        match self.next() {
+            Next::Over(end) => Some(end),
+            _ => None,
+        }
+    }
+
+    /// Whether all of it is gathered or sent, and it has not failed.
+    pub(crate) fn is_gathered(&self) -> bool {
+        self.is_started() && matches!(self.next(), Next::Over(End::Complete | End::EndOfFile))
+    }
+
+    /// Decides on the next piece's way and length.
+    pub(crate) fn decide(&self, backend: BackendKind) -> Decision {
+        let (fd, stream) = match &self.body {
+            Body::Seekable { fd, .. } => (fd, false),
+            Body::Stream { fd, .. } => (fd, true),
+            _ => return Decision::Copy,
+        };
+        let situation = Situation {
+            choice: self.choice,
+            native_only: self.native_only,
+            refused: self.refused,
+            no_pipe: self.no_pipe,
+            left: self.left(),
+            stream,
+            filesystem: if stream {
+                Filesystem::Other
+            } else {
+                fd.filesystem()
+            },
+            backend,
+        };
+        decide(&situation, |len| fd.residency(self.offset(), len))
+    }
+
+    /// At most how many of `want` bytes may leave now; else when to ask again.
+    pub(crate) fn allowed(&mut self, want: u64) -> Result<u64, Instant> {
+        let want = if self.progress.is_some() {
+            want.min(PROGRESS_PIECE)
+        } else {
+            want
+        };
+        match &mut self.pacing {
+            None => Ok(want),
+            Some(pacing) => pacing.allow(Instant::now(), want),
+        }
+    }
+
+    /// The kernel took `n` more.
+    pub(crate) fn took(&mut self, n: u64) {
+        self.sent += n;
+        let head = n.min(self.head.len() as u64) as usize;
+        self.head.advance(head);
+        if let Some(pacing) = &mut self.pacing {
+            pacing.spend(n);
+        }
+    }
+
+    /// The source has refused to be sent natively and may not be copied.
+    pub(crate) fn refuse(&mut self) {
+        self.failure = Some(unsupported());
+    }
+
+    /// What it counts for the write limits.
+    pub(crate) fn weigh(&self, default: usize) -> u64 {
+        let weight = self.weight.unwrap_or(default) as u64;
+        match self.total {
+            Some(total) => weight.min(total.saturating_sub(self.sent)),
+            None => weight,
+        }
+    }
+
+    /// Whether bytes of it come at once when their turn comes, so that what is before them may
+    /// wait for them in a segment.
+    pub(crate) fn comes_at_once(&self) -> bool {
+        if self.pacing.is_some() || self.stop.is_some() || self.failure.is_some() {
+            return false;
+        }
+        match &self.body {
+            Body::Pending(Kind::Bytes(bytes)) => !bytes.is_empty(),
+            Body::Pending(Kind::File { fd, len, .. } | Kind::Position { fd, len, .. }) => {
+                *len != Some(0) && is_seekable(fd)
+            }
+            Body::Pending(Kind::Reader { .. }) => false,
+            Body::None | Body::Seekable { .. } => self.left() != Some(0),
+            Body::Stream { .. } | Body::Reader { .. } => !self.head.is_empty(),
+        }
+    }
+
+    /// Ends it: moves the position that it is to move, and keeps the end.
+    pub(crate) fn close(&mut self, end: End) {
+        self.end = Some(end);
+        if let (Some(position), Body::Seekable { fd, .. }) = (self.position, &self.body)
+            && let Err(e) = fd.set_position(position + self.sent)
+        {
+            log::warn!("a file's position could not be moved behind what was sent: {e}");
+        }
+        self.body = Body::None;
+        self.head = Bytes::new();
+    }
+
+    /// Whether the connection is to be cut after it: the peer was promised more.
+    pub(crate) fn breaks_connection(&self) -> bool {
+        let broken = matches!(
+            self.end,
+            Some(End::Truncated | End::Cancelled | End::TimedOut | End::Failed)
+        );
+        broken && self.sent > 0 && !self.keep_connection
+    }
+
+    /// What its caller is told; it must be closed.
+    pub(crate) fn outcome(&mut self) -> SendOutcome {
+        let end = self.end.unwrap_or(End::Failed);
+        let failure = self.failure.take();
+        SendOutcome {
+            sent: self.sent,
+            end,
+            routes: self.routes,
+            error: match end {
+                End::Complete | End::EndOfFile => None,
+                _ => Some(failure.unwrap_or_else(|| error_of(end))),
+            },
+        }
+    }
+}
+
+/// The error that goes with an end where there is no other.
+pub(crate) fn error_of(end: End) -> io::Error {
+    let (kind, text) = match end {
+        End::Complete | End::EndOfFile => (io::ErrorKind::Other, "no error"),
+        End::Truncated => (
+            io::ErrorKind::UnexpectedEof,
+            "the source ended before the promised length",
+        ),
+        End::Cancelled => (io::ErrorKind::Other, "the send was cancelled"),
+        End::TimedOut => (io::ErrorKind::TimedOut, "the send took too long"),
+        End::PeerGone => (io::ErrorKind::BrokenPipe, "the peer is gone"),
+        End::Failed => (io::ErrorKind::Other, "the source failed"),
+        End::Closing => (io::ErrorKind::NotConnected, "the transport is closing"),
+    };
+    io::Error::new(kind, text)
+}
+
+/// The same error once more.
+pub(crate) fn copy_error(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(errno) => io::Error::from_raw_os_error(errno),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+fn unsupported() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        "the source can't be sent without being copied",
+    )
+}
+
+fn is_seekable(fd: &Fd) -> bool {
+    matches!(fd.kind(), FileKind::Regular | FileKind::BlockDevice)
+}
+
+/// Whether it is read by offset (else it is read where it stands); an error where it can't be
+/// read at all.
+fn check_kind(fd: &Fd) -> io::Result<bool> {
+    let error = |kind, text: &str| Err(io::Error::new(kind, text));
+    match fd.kind() {
+        FileKind::Regular | FileKind::BlockDevice => Ok(true),
+        FileKind::Pipe | FileKind::Socket | FileKind::CharDevice => Ok(false),
+        FileKind::Directory => error(
+            io::ErrorKind::IsADirectory,
+            "a directory can't be sent as a file",
+        ),
+        FileKind::Other => error(
+            io::ErrorKind::InvalidInput,
+            "the source is neither a file nor a pipe nor a socket",
+        ),
+    }
+}

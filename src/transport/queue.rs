@@ -1,0 +1,222 @@
+//! What is to leave, in order, and the account of it: which bytes wait, which are in the operation
+//! under way ("gathered"), what all that counts for the write limits. Moves nothing itself.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes};
+
+use super::file::FileSend;
+use crate::route::Route;
+
+pub(crate) enum Entry {
+    Data(Data),
+    File(Box<FileSend>),
+}
+
+/// Bytes that were written; never empty.
+pub(crate) struct Data {
+    /// What has not been sent of them.
+    pub(crate) bytes: Bytes,
+    /// How many of these are in the operation under way.
+    pub(crate) gathered: usize,
+}
+
+pub(crate) struct Queue {
+    entries: VecDeque<Entry>,
+    /// Bytes in data entries.
+    data: usize,
+    /// What files count for the write limits.
+    weights: u64,
+    /// What a file counts that names no weight.
+    default_weight: usize,
+}
+
+impl Queue {
+    pub(crate) fn new(default_weight: usize) -> Queue {
+        Queue {
+            entries: VecDeque::new(),
+            data: 0,
+            weights: 0,
+            default_weight,
+        }
+    }
+
+    pub(crate) fn push_data(&mut self, bytes: Bytes) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.data += bytes.len();
+        self.entries
+            .push_back(Entry::Data(Data { bytes, gathered: 0 }));
+    }
+
+    pub(crate) fn push_file(&mut self, mut file: Box<FileSend>) {
+        file.counted = file.weigh(self.default_weight);
+        self.weights += file.counted;
+        self.entries.push_back(Entry::File(file));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes of data.
+    pub(crate) fn data_len(&self) -> usize {
+        self.data
+    }
+
+    /// What counts for the write limits.
+    pub(crate) fn pressure(&self) -> u64 {
+        (self.data as u64).saturating_add(self.weights)
+    }
+
+    /// A file without a weight of its own counts `weight` from now on.
+    pub(crate) fn set_default_weight(&mut self, weight: usize) {
+        self.default_weight = weight;
+        for at in 0..self.entries.len() {
+            self.recount(at);
+        }
+    }
+
+    /// Brings a file's share of the pressure up to date.
+    pub(crate) fn recount(&mut self, at: usize) {
+        if let Some(Entry::File(file)) = self.entries.get_mut(at) {
+            let counts = file.weigh(self.default_weight);
+            self.weights = self.weights - file.counted + counts;
+            file.counted = counts;
+        }
+    }
+
+    pub(crate) fn get(&self, at: usize) -> Option<&Entry> {
+        self.entries.get(at)
+    }
+
+    pub(crate) fn get_mut(&mut self, at: usize) -> Option<&mut Entry> {
+        self.entries.get_mut(at)
+    }
+
+    pub(crate) fn file_mut(&mut self, at: usize) -> Option<&mut FileSend> {
+        match self.entries.get_mut(at) {
+            Some(Entry::File(file)) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// Where a send stands in the queue.
+    pub(crate) fn find(&self, id: u64) -> Option<usize> {
+        let is_it = |e: &Entry| matches!(e, Entry::File(file) if file.id == id);
+        self.entries.iter().position(is_it)
+    }
+
+    /// The data entries before the first file: how many, and how many bytes.
+    pub(crate) fn leading_data(&self) -> (usize, usize) {
+        let mut len = 0;
+        let mut bytes = 0;
+        for entry in &self.entries {
+            let Entry::Data(data) = entry else { break };
+            len += 1;
+            bytes += data.bytes.len();
+        }
+        (len, bytes)
+    }
+
+    /// Whether an entry at `from` or behind brings bytes at once.
+    pub(crate) fn comes_at_once(&self, from: usize) -> bool {
+        match self.entries.get(from) {
+            None => false,
+            Some(Entry::Data(_)) => true,
+            Some(Entry::File(file)) => file.comes_at_once(),
+        }
+    }
+
+    /// The kernel took `n` of the gathered bytes. Entries that are over by that leave the queue;
+    /// the sends among them go to `over`.
+    pub(crate) fn consume(&mut self, mut n: usize, mut over: impl FnMut(Box<FileSend>)) {
+        while let Some(entry) = self.entries.front_mut() {
+            let done = match entry {
+                Entry::Data(data) => {
+                    let taken = n.min(data.gathered);
+                    data.bytes.advance(taken);
+                    data.gathered -= taken;
+                    self.data -= taken;
+                    n -= taken;
+                    data.bytes.is_empty()
+                }
+                Entry::File(file) => {
+                    let taken = n.min(file.gathered);
+                    file.gathered -= taken;
+                    n -= taken;
+                    file.took(taken as u64);
+                    if taken > 0 {
+                        file.routes.insert(Route::Copy);
+                    }
+                    file.gathered == 0 && file.is_gathered()
+                }
+            };
+            self.recount(0);
+            if !done {
+                break;
+            }
+            if let Some(file) = self.take(0) {
+                over(file);
+            }
+        }
+        debug_assert_eq!(n, 0, "more was sent than was gathered");
+    }
+
+    /// The operation is over: what it did not send waits again.
+    pub(crate) fn ungather(&mut self) {
+        for entry in &mut self.entries {
+            match entry {
+                Entry::Data(data) if data.gathered > 0 => data.gathered = 0,
+                Entry::File(file) if file.gathered > 0 => file.gathered = 0,
+                // A send without bytes may stand between those that have some.
+                Entry::File(file) if file.is_started() => {}
+                _ => break,
+            }
+        }
+    }
+
+    /// Takes an entry out; returns it if it is a send.
+    pub(crate) fn take(&mut self, at: usize) -> Option<Box<FileSend>> {
+        match self.entries.remove(at)? {
+            Entry::Data(data) => {
+                self.data -= data.bytes.len();
+                None
+            }
+            Entry::File(file) => {
+                self.weights -= file.counted;
+                Some(file)
+            }
+        }
+    }
+
+    /// Takes the first send out for which `wanted` is true.
+    pub(crate) fn take_where(
+        &mut self,
+        mut wanted: impl FnMut(&FileSend) -> bool,
+    ) -> Option<Box<FileSend>> {
+        let is_it = |e: &Entry| matches!(e, Entry::File(file) if wanted(file));
+        let at = self.entries.iter().position(is_it)?;
+        self.take(at)
+    }
+
+    /// Drops all data; the sends go to `over`.
+    pub(crate) fn clear(&mut self, mut over: impl FnMut(Box<FileSend>)) {
+        let entries = std::mem::take(&mut self.entries);
+        self.data = 0;
+        self.weights = 0;
+        for entry in entries {
+            if let Entry::File(file) = entry {
+                over(file);
+            }
+        }
+    }
+
+    /// Gives memory back that a long queue needed.
+    pub(crate) fn shrink(&mut self) {
+        if self.entries.is_empty() && self.entries.capacity() > 64 {
+            self.entries = VecDeque::new();
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The reading half: what keeps receiving, and what arrived while delivery was paused.
+//!
+//! A socket has one multishot receive under way as long as it is read from. A pipe is polled, and
+//! read once there is something, so that an idle one holds no buffer. Of a pipe's writing end,
+//! which can't be read, the poll tells when the other end is gone.
+
+use std::collections::VecDeque;
+use std::io;
+use std::ops::Deref;
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use proactor::{Completion, Interest, Op, Output, RecvBuf, Token};
+
+use super::conn::{Conn, Event, Key, Medium, Phase, State};
+use super::shared::Shared;
+
+/// Bytes that arrived, or the end of them.
+pub(crate) enum Received {
+    Lease(RecvBuf),
+    Buffer(BytesMut),
+    Held(Bytes),
+    End,
+}
+
+impl Received {
+    pub(crate) fn is_end(&self) -> bool {
+        matches!(self, Received::End)
+    }
+
+    pub(crate) fn recycle(self, shared: &Shared) {
+        if let Received::Buffer(buffer) = self {
+            shared.recycle(buffer);
+        }
+    }
+}
+
+impl Deref for Received {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Received::Lease(bytes) => bytes,
+            Received::Buffer(bytes) => bytes,
+            Received::Held(bytes) => bytes,
+            Received::End => &[],
+        }
+    }
+}
+
+pub(crate) struct Reading {
+    /// The user wants to be told.
+    wanted: bool,
+    op: Option<Token>,
+    /// A cancel of `op` has been asked for.
+    cancelling: bool,
+    /// The stream has ended.
+    over: bool,
+    /// What arrived while the user did not want it.
+    held: VecDeque<Received>,
+}
+
+impl Reading {
+    pub(crate) fn new(wanted: bool) -> Reading {
+        Reading {
+            wanted,
+            op: None,
+            cancelling: false,
+            over: false,
+            held: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn wanted(&self) -> bool {
+        self.wanted
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.op.is_none()
+    }
+
+    /// Keeps what must not be delivered now. The proactor's buffers are few: it is copied.
+    pub(crate) fn hold(&mut self, received: Received, shared: &Shared) {
+        let held = match &received {
+            Received::Lease(_) | Received::Buffer(_) => {
+                Received::Held(Bytes::copy_from_slice(&received))
+            }
+            Received::Held(bytes) => Received::Held(bytes.clone()),
+            Received::End => Received::End,
+        };
+        received.recycle(shared);
+        self.held.push_back(held);
+    }
+
+    pub(crate) fn pause(&mut self) {
+        self.wanted = false;
+    }
+
+    /// Gives out what was held, before what else is to be told. False if it was not paused.
+    pub(crate) fn resume(&mut self, events: &mut VecDeque<Event>) -> bool {
+        if self.wanted {
+            return false;
+        }
+        self.wanted = true;
+        for received in std::mem::take(&mut self.held).into_iter().rev() {
+            events.push_front(Event::Received(received));
+        }
+        true
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.held = VecDeque::new();
+    }
+
+    /// The operation's completion will not come.
+    pub(crate) fn abandon(&mut self) {
+        self.op = None;
+    }
+}
+
+impl Conn {
+    /// Starts or stops the receiving, as it is wanted now.
+    pub(crate) fn update_reading(self: &Rc<Self>, state: &mut State) {
+        let watching = matches!(
+            self.medium,
+            Medium::Pipe {
+                readable: false,
+                ..
+            }
+        );
+        let reading = &mut state.reading;
+        let wanted =
+            matches!(state.phase, Phase::Open) && !reading.over && (reading.wanted || watching);
+        match reading.op {
+            Some(token) if !wanted && !reading.cancelling => {
+                reading.cancelling = true;
+                self.handle.cancel(token);
+            }
+            None if wanted => {
+                let Some(fd) = state.fd.clone() else { return };
+                let op = match self.medium {
+                    Medium::Tcp | Medium::Socket => Op::RecvMulti { socket: fd },
+                    Medium::Pipe { .. } => Op::Poll {
+                        fd,
+                        interest: Interest::READABLE,
+                    },
+                };
+                reading.op = self.submit(op, Key::Receive);
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn received(self: &Rc<Self>, state: &mut State, completion: Completion) {
+        let reading = &mut state.reading;
+        let mut asked = reading.cancelling;
+        if completion.op.is_some() {
+            reading.op = None;
+            asked = std::mem::take(&mut reading.cancelling);
+        }
+        let cancelled = completion.is_cancelled();
+        match completion.result {
+            Ok(Output::Data(data)) if data.is_empty() => self.received_end(state),
+            Ok(Output::Data(data)) => {
+                let received = Received::Lease(data);
+                state.events.push_back(Event::Received(received));
+            }
+            Ok(Output::Ready(_)) => self.pipe_ready(state),
+            Ok(_) => match completion.op {
+                Some(Op::Read { buf, .. }) if completion.transferred > 0 => {
+                    let received = Received::Buffer(buf);
+                    state.events.push_back(Event::Received(received));
+                }
+                Some(Op::Read { buf, .. }) => {
+                    self.shared.recycle(buf);
+                    self.received_end(state);
+                }
+                _ => {}
+            },
+            Err(_) if cancelled => {
+                if let Some(Op::Read { buf, .. }) = completion.op {
+                    self.shared.recycle(buf);
+                }
+                if !asked {
+                    self.proactor_gone(state);
+                }
+            }
+            // All buffers were lent out, or the readiness was not: it is started again.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOBUFS | libc::EAGAIN)) => {}
+            Err(e) => self.peer_gone(state, e),
+        }
+    }
+
+    fn received_end(&self, state: &mut State) {
+        state.reading.over = true;
+        state.events.push_back(Event::Received(Received::End));
+    }
+
+    fn pipe_ready(self: &Rc<Self>, state: &mut State) {
+        if self.medium
+            == (Medium::Pipe {
+                readable: false,
+                writable: true,
+            })
+        {
+            self.peer_gone(state, io::Error::from_raw_os_error(libc::EPIPE));
+            return;
+        }
+        if !state.reading.wanted || !matches!(state.phase, Phase::Open) {
+            return;
+        }
+        if let Some(file) = state.fd.clone() {
+            let op = Op::Read {
+                file,
+                buf: self.shared.buffer(),
+                len: Shared::BUFFER,
+                offset: None,
+            };
+            state.reading.op = self.submit(op, Key::Receive);
+        }
+    }
+}

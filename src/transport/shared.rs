@@ -1,0 +1,91 @@
+//! What the connections of one proactor share: buffers, and the register of those that stand, by
+//! which they are kept, and told of the proactor's end.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use bytes::BytesMut;
+use proactor::{Attachment, BackendKind, Proactor};
+
+use super::conn::Conn;
+
+pub(crate) struct Shared {
+    pub(crate) backend: BackendKind,
+    buffers: RefCell<Vec<BytesMut>>,
+    conns: RefCell<Vec<Option<Rc<Conn>>>>,
+    free: RefCell<Vec<usize>>,
+}
+
+impl Shared {
+    /// The size of a pooled buffer.
+    pub(crate) const BUFFER: usize = 64 << 10;
+    /// The most buffers kept while no one uses them.
+    const IDLE: usize = 16;
+
+    pub(crate) fn of(proactor: &Proactor) -> Rc<Shared> {
+        proactor.attachment(|proactor| Shared {
+            backend: proactor.backend(),
+            buffers: RefCell::default(),
+            conns: RefCell::default(),
+            free: RefCell::default(),
+        })
+    }
+
+    /// An empty buffer with [`Shared::BUFFER`] bytes of room.
+    pub(crate) fn buffer(&self) -> BytesMut {
+        self.buffers
+            .borrow_mut()
+            .pop()
+            .unwrap_or_else(|| BytesMut::with_capacity(Shared::BUFFER))
+    }
+
+    /// Takes a buffer back.
+    pub(crate) fn recycle(&self, mut buffer: BytesMut) {
+        let mut buffers = self.buffers.borrow_mut();
+        if buffers.len() < Shared::IDLE {
+            buffer.clear();
+            // What was taken off at its front is room again; no other size comes in here.
+            if buffer.try_reclaim(Shared::BUFFER) {
+                buffers.push(buffer);
+            }
+        }
+    }
+
+    /// Keeps a connection until it is let go.
+    pub(crate) fn keep(&self, conn: Rc<Conn>) -> usize {
+        let mut conns = self.conns.borrow_mut();
+        if let Some(at) = self.free.borrow_mut().pop() {
+            conns[at] = Some(conn);
+            at
+        } else {
+            conns.push(Some(conn));
+            conns.len() - 1
+        }
+    }
+
+    /// Lets a connection go; its caller holds it still.
+    pub(crate) fn let_go(&self, at: usize) {
+        let gone = self.conns.borrow_mut()[at].take();
+        if gone.is_some() {
+            self.free.borrow_mut().push(at);
+        }
+    }
+
+    fn all(&self) -> Vec<Rc<Conn>> {
+        self.conns.borrow().iter().flatten().cloned().collect()
+    }
+}
+
+impl Attachment for Shared {
+    fn closing(self: Rc<Self>, _proactor: &Proactor) {
+        for conn in self.all() {
+            conn.proactor_closing();
+        }
+    }
+
+    fn closed(self: Rc<Self>) {
+        for conn in self.all() {
+            conn.proactor_closed();
+        }
+    }
+}
