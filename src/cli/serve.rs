@@ -75,7 +75,7 @@ pub(super) fn run(args: &Serve) -> Result<(), Failure> {
         let (plan, ready) = (plan.clone(), ready.clone());
         let spawned = thread::Builder::new()
             .name(format!("serve-{index}"))
-            .spawn(move || serve(&plan, door, &ready));
+            .spawn(move || serve(&plan, door, ready));
         running.push(spawned.map_err(|e| Failure::io("cannot start a thread", &e))?);
     }
     drop(ready);
@@ -138,7 +138,7 @@ fn listen(address: &Address, threads: usize) -> io::Result<(Fd, Option<super::So
 }
 
 /// One thread: a proactor and its server, until the stop.
-fn serve(plan: &Plan, door: Door, ready: &mpsc::Sender<BackendKind>) -> Result<(), Failure> {
+fn serve(plan: &Plan, door: Door, ready: mpsc::Sender<BackendKind>) -> Result<(), Failure> {
     let proactor = super::proactor(plan.backend)?;
     let root = plan.root.clone();
     let options = plan.options.clone();
@@ -154,6 +154,7 @@ fn serve(plan: &Plan, door: Door, ready: &mpsc::Sender<BackendKind>) -> Result<(
     };
     plan.stop.wakes(&proactor);
     let _ = ready.send(proactor.backend());
+    drop(ready);
     run_server(plan, &proactor, &server)
 }
 
