@@ -56,7 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::create_dir_all(&files)?;
     std::fs::create_dir_all(&state)?;
     for size in sizes {
-        let body: Vec<u8> = (0..size << 10).map(|i| (i * 31 >> 3) as u8).collect();
+        let body: Vec<u8> = (0..size << 10).map(|i| ((i * 31) >> 3) as u8).collect();
         std::fs::write(files.join(format!("{size}.bin")), body)?;
     }
     let result = measure(&files, &state, sizes, connections, rounds, time);

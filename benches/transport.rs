@@ -88,7 +88,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let path = dir.join("file");
         let mut file = File::create(&path)?;
         let block: Vec<u8> = (0..size.min(1 << 20))
-            .map(|i| (i * 31 >> 3) as u8)
+            .map(|i| ((i * 31) >> 3) as u8)
             .collect();
         for _ in 0..size.div_ceil(1 << 20) {
             file.write_all(&block)?;

@@ -10,3 +10,4 @@ pub mod load;
 pub mod measure;
 pub mod ours;
 pub mod servers;
+pub mod stall;

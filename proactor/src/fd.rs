@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::BytesMut;
 
@@ -24,7 +24,8 @@ struct Inner {
     id: u64,
     kind: OnceLock<FileKind>,
     filesystem: OnceLock<Filesystem>,
-    nonblocking: OnceLock<bool>,
+    /// It is known to be non-blocking.
+    nonblocking: AtomicBool,
 }
 
 /// What kind of thing a descriptor names (stat(2)'s `st_mode`).
@@ -82,7 +83,7 @@ impl Fd {
                 id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
                 kind: OnceLock::new(),
                 filesystem: OnceLock::new(),
-                nonblocking: OnceLock::new(),
+                nonblocking: AtomicBool::new(false),
             }),
         }
     }
@@ -91,7 +92,7 @@ impl Fd {
     pub(crate) fn socket(fd: OwnedFd) -> Fd {
         let fd = Fd::new(fd);
         let _ = fd.inner.kind.set(FileKind::Socket);
-        let _ = fd.inner.nonblocking.set(true);
+        fd.inner.nonblocking.store(true, Ordering::Relaxed);
         fd
     }
 
@@ -103,7 +104,7 @@ impl Fd {
         let fd = fd.into();
         sys::set_nonblocking(fd.as_fd())?;
         let fd = Fd::new(fd);
-        let _ = fd.inner.nonblocking.set(true);
+        fd.inner.nonblocking.store(true, Ordering::Relaxed);
         Ok(fd)
     }
 
@@ -111,10 +112,15 @@ impl Fd {
         self.inner.id
     }
 
-    /// Whether calls on it return instead of waiting (`O_NONBLOCK`); asked of the kernel once.
+    /// Whether calls on it return instead of waiting (`O_NONBLOCK`). Asked of the kernel
+    /// until it says yes.
     pub(crate) fn is_nonblocking(&self) -> bool {
-        let ask = || sys::is_nonblocking(self.as_fd()).unwrap_or(false);
-        *self.inner.nonblocking.get_or_init(ask)
+        let known = &self.inner.nonblocking;
+        if !known.load(Ordering::Relaxed) {
+            let is = sys::is_nonblocking(self.as_fd()).unwrap_or(false);
+            known.store(is, Ordering::Relaxed);
+        }
+        known.load(Ordering::Relaxed)
     }
 
     /// Whether this is the last reference, so that dropping it closes the descriptor.
@@ -134,7 +140,11 @@ impl Fd {
     /// # Errors
     /// fcntl(2)'s.
     pub fn set_nonblocking(&self) -> io::Result<()> {
-        sys::set_nonblocking(self.as_fd())
+        if !self.is_nonblocking() {
+            sys::set_nonblocking(self.as_fd())?;
+            self.inner.nonblocking.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Whether it was opened for reading, and whether for writing (neither with `O_PATH`).

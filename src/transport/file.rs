@@ -148,6 +148,9 @@ impl FileSend {
 
     /// Looks at the source. A failure shows as [`Next::Over`].
     pub(crate) fn start(&mut self) {
+        if self.is_started() {
+            return;
+        }
         let Body::Pending(kind) = std::mem::replace(&mut self.body, Body::None) else {
             return;
         };

@@ -87,10 +87,6 @@ impl Queue {
         }
     }
 
-    pub(crate) fn get(&self, at: usize) -> Option<&Entry> {
-        self.entries.get(at)
-    }
-
     pub(crate) fn get_mut(&mut self, at: usize) -> Option<&mut Entry> {
         self.entries.get_mut(at)
     }
