@@ -1,6 +1,6 @@
 //! Our side: a server that sends one file to each connection a number of times.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
@@ -19,7 +19,7 @@ struct Plan {
     repeat: u64,
     /// Connections that are not finished.
     open: Rc<Cell<usize>>,
-    failed: Rc<Cell<bool>>,
+    failed: Rc<RefCell<Option<String>>>,
 }
 
 struct Sender(Plan);
@@ -47,7 +47,7 @@ fn send(transport: &Transport, plan: Plan, left: u64) {
         if outcome.is_success() {
             send(transport, plan, left - 1);
         } else {
-            plan.failed.set(true);
+            *plan.failed.borrow_mut() = Some(format!("{outcome:?}"));
         }
     };
     transport.send_file(source, options, done);
@@ -81,8 +81,8 @@ pub fn serve(
     while plan.open.get() > 0 {
         proactor.run_once(None)?;
     }
-    if plan.failed.get() {
-        return Err(io::Error::other("a send failed"));
+    match plan.failed.take() {
+        Some(what) => Err(io::Error::other(format!("a send failed: {what}"))),
+        None => Ok(()),
     }
-    Ok(())
 }
