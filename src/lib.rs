@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 #![cfg(target_os = "linux")]
 
+#[cfg(feature = "cli")]
+pub mod cli;
 mod connector;
 mod listener;
 mod pacing;
@@ -14,6 +16,8 @@ mod protocol;
 mod route;
 mod send;
 mod source;
+#[cfg(feature = "cli")]
+pub mod streamer;
 mod transport;
 
 pub use bytes;

@@ -1,0 +1,5 @@
+//! The program `spliceport`.
+
+fn main() -> std::process::ExitCode {
+    spliceport::cli::main()
+}

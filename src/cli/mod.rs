@@ -1,0 +1,126 @@
+//! The program's command line.
+
+mod address;
+mod args;
+mod error;
+mod probe;
+mod progress;
+mod receive;
+mod send;
+mod serve;
+mod signals;
+
+use std::cell::RefCell;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::proactor::net::{self, ListenOptions};
+use crate::proactor::{Address, BackendChoice, Fd, Proactor};
+
+use args::{Args, Command};
+use error::Failure;
+use signals::Stop;
+
+/// Runs the program with the process's arguments. The exit code is 0 for success, 1 for a
+/// failure, 2 for a wrong call.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let environment = env_logger::Env::default().default_filter_or("warn");
+    env_logger::Builder::from_env(environment).init();
+    let done = match &args.command {
+        Command::Serve(serve) => serve::run(serve),
+        Command::Send(send) => send::run(send),
+        Command::Receive(receive) => receive::run(receive),
+        Command::Probe(probe) => probe::run(probe),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+/// A proactor for this thread.
+fn proactor(backend: BackendChoice) -> Result<Proactor, Failure> {
+    Proactor::builder()
+        .backend(backend)
+        .build()
+        .map_err(|e| match backend {
+            BackendChoice::Ring => Failure::new(format!(
+                "io_uring can't be used: {e} (--backend auto or emulated works without it)"
+            )),
+            _ => Failure::new(format!("the loop can't be started: {e}")),
+        })
+}
+
+/// Runs a loop until there is a result. The first request to stop cancels, the second ends it at
+/// once.
+fn run_to_end<T>(
+    proactor: &Proactor,
+    stop: &Stop,
+    result: &RefCell<Option<io::Result<T>>>,
+    cancel: impl Fn(),
+) -> io::Result<T> {
+    let mut cancelled = false;
+    loop {
+        if let Some(result) = result.borrow_mut().take() {
+            return result;
+        }
+        match stop.requests() {
+            0 => {}
+            1 if cancelled => {}
+            1 => {
+                cancelled = true;
+                cancel();
+                continue;
+            }
+            _ => return Err(io::ErrorKind::Interrupted.into()),
+        }
+        proactor.run_once(None)?;
+    }
+}
+
+/// The file of a Unix socket that this process listens on; removed in the end.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(e) = std::fs::remove_file(&self.0) {
+            log::warn!("{} can't be removed: {e}", self.0.display());
+        }
+    }
+}
+
+/// Listens. A Unix socket's file that nobody listens on any more gives way.
+fn listen(address: &Address, options: &ListenOptions) -> io::Result<(Fd, Option<SocketFile>)> {
+    let Address::Unix(unix) = address else {
+        return Ok((net::listen(address, options)?, None));
+    };
+    let Some(path) = unix.as_pathname() else {
+        return Ok((net::listen(address, options)?, None));
+    };
+    let socket = match net::listen(address, options) {
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse && is_abandoned(path) => {
+            std::fs::remove_file(path)?;
+            net::listen(address, options)
+        }
+        other => other,
+    }?;
+    Ok((socket, Some(SocketFile(path.to_owned()))))
+}
+
+/// Whether a path is a socket's, and whoever made it is gone.
+fn is_abandoned(path: &Path) -> bool {
+    let is_socket = path
+        .symlink_metadata()
+        .is_ok_and(|m| m.file_type().is_socket());
+    let refuses = |e: io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
+    is_socket && UnixStream::connect(path).is_err_and(refuses)
+}

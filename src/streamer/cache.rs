@@ -1,0 +1,317 @@
+//! Open files, kept for a moment with their headers ready.
+//!
+//! - Before each use the descriptor is asked (fstat(2)) whether the file is still the same: one
+//!   that was written to, cut, deleted, or replaced by a rename is opened anew at once. So a
+//!   length always belongs to the file that is sent.
+//! - Whatever the descriptor can't tell, such as a link that now leads elsewhere, is seen after
+//!   at most [`Cache::LIFE`], since no entry gets older.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use rustix::fs::{self, FileType, Stat};
+
+use crate::proactor::Fd;
+
+use super::date::{self, DateCache};
+use super::head::{Head, content_type};
+use super::request::Persistence;
+use super::status::Status;
+
+/// What changes when a file changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: i64,
+    modified: (i64, u64),
+    changed: (i64, u64),
+}
+
+#[allow(
+    clippy::unnecessary_cast,
+    reason = "the types differ between architectures"
+)]
+fn stamp(stat: &Stat) -> Stamp {
+    Stamp {
+        device: stat.st_dev as u64,
+        inode: stat.st_ino as u64,
+        size: stat.st_size as i64,
+        modified: (stat.st_mtime as i64, stat.st_mtime_nsec as u64),
+        changed: (stat.st_ctime as i64, stat.st_ctime_nsec as u64),
+    }
+}
+
+/// What an opened path turned out to be.
+pub(crate) enum Found {
+    File(Entry),
+    Directory,
+    /// A FIFO, a device, a socket.
+    Other,
+}
+
+/// An open regular file.
+pub(crate) struct Entry {
+    fd: Fd,
+    stamp: Stamp,
+    opened: SystemTime,
+    /// When it was last changed, in seconds since 1970; never in the future.
+    modified: u64,
+    /// `Content-Type`, `Last-Modified` and `Accept-Ranges`.
+    fields: String,
+    /// The head of the usual response, and the second that it is for.
+    head: RefCell<(u64, Bytes)>,
+}
+
+impl Entry {
+    /// Looks at what was opened; `name` decides the type of its content.
+    ///
+    /// # Errors
+    /// fstat(2)'s.
+    pub(crate) fn examine(fd: Fd, name: &[u8], now: SystemTime) -> io::Result<Found> {
+        let stat = fs::fstat(&fd)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {}
+            FileType::Directory => return Ok(Found::Directory),
+            _ => return Ok(Found::Other),
+        }
+        super::open::opened(&fd)?;
+        let stamp = stamp(&stat);
+        let modified = u64::try_from(stamp.modified.0)
+            .unwrap_or(0)
+            .min(date::seconds(now));
+        let fields = format!(
+            "Content-Type: {}\r\nLast-Modified: {}\r\nAccept-Ranges: bytes\r\n",
+            content_type(name),
+            date::format(modified),
+        );
+        Ok(Found::File(Entry {
+            fd,
+            stamp,
+            opened: now,
+            modified,
+            fields,
+            head: RefCell::default(),
+        }))
+    }
+
+    pub(crate) fn fd(&self) -> &Fd {
+        &self.fd
+    }
+
+    /// The file's length, of the moment when it was last looked at.
+    pub(crate) fn size(&self) -> u64 {
+        u64::try_from(self.stamp.size).unwrap_or(0)
+    }
+
+    /// When it was last changed, in seconds since 1970.
+    pub(crate) fn modified(&self) -> u64 {
+        self.modified
+    }
+
+    /// Fields of any response about this file, each with its line's end.
+    pub(crate) fn fields(&self) -> &str {
+        &self.fields
+    }
+
+    /// The head of a response with the whole file.
+    pub(crate) fn head(&self, persistence: Persistence, second: u64, dates: &DateCache) -> Bytes {
+        let build = || {
+            dates.with(second, |date| {
+                Head::new(Status::OK, date)
+                    .fields(&self.fields)
+                    .field("Content-Length", format_args!("{}", self.size()))
+                    .end(persistence)
+                    .freeze()
+            })
+        };
+        if persistence != Persistence::Keep {
+            return build();
+        }
+        let mut head = self.head.borrow_mut();
+        if head.0 != second || head.1.is_empty() {
+            *head = (second, build());
+        }
+        head.1.clone()
+    }
+
+    /// Whether it may still be used.
+    fn is_fresh(&self, now: SystemTime) -> bool {
+        // A clock that was set back says nothing about its age.
+        let young = now
+            .duration_since(self.opened)
+            .is_ok_and(|age| age < Cache::LIFE);
+        young && fs::fstat(&self.fd).is_ok_and(|s| s.st_nlink > 0 && stamp(&s) == self.stamp)
+    }
+}
+
+/// Open files by path; a bounded number of them.
+pub(crate) struct Cache {
+    entries: HashMap<Box<[u8]>, Slot>,
+    capacity: usize,
+    /// Counts uses, to tell which was the last.
+    uses: u64,
+}
+
+struct Slot {
+    entry: Rc<Entry>,
+    used: u64,
+}
+
+impl Cache {
+    /// The longest that an entry is used.
+    pub(crate) const LIFE: Duration = Duration::from_secs(1);
+
+    /// For at most `capacity` files; none are kept where that is 0.
+    pub(crate) fn new(capacity: usize) -> Cache {
+        Cache {
+            entries: HashMap::new(),
+            capacity,
+            uses: 0,
+        }
+    }
+
+    /// The file at a path, if it is open and unchanged.
+    pub(crate) fn get(&mut self, path: &[u8], now: SystemTime) -> Option<Rc<Entry>> {
+        let slot = self.entries.get_mut(path)?;
+        if slot.entry.is_fresh(now) {
+            self.uses += 1;
+            slot.used = self.uses;
+            return Some(Rc::clone(&slot.entry));
+        }
+        self.entries.remove(path);
+        None
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Keeps a file. The one that wasn't used for longest makes room.
+    pub(crate) fn insert(&mut self, path: &[u8], entry: Rc<Entry>) {
+        if self.capacity == 0 {
+            return;
+        }
+        if self.entries.len() >= self.capacity && !self.entries.contains_key(path) {
+            let oldest = self.entries.iter().min_by_key(|(_, slot)| slot.used);
+            if let Some(path) = oldest.map(|(path, _)| path.clone()) {
+                self.entries.remove(&path);
+            }
+        }
+        self.uses += 1;
+        let used = self.uses;
+        self.entries.insert(path.into(), Slot { entry, used });
+    }
+
+    /// Closes files that are too old to be used again, so that deleted ones don't keep their
+    /// disk space.
+    pub(crate) fn expire(&mut self, now: SystemTime) {
+        let young = |opened| {
+            now.duration_since(opened)
+                .is_ok_and(|age| age < Cache::LIFE)
+        };
+        self.entries.retain(|_, slot| young(slot.entry.opened));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::path::Path;
+
+    fn entry(path: &Path, now: SystemTime) -> Rc<Entry> {
+        let fd = Fd::new(File::open(path).unwrap());
+        match Entry::examine(fd, path.as_os_str().as_encoded_bytes(), now).unwrap() {
+            Found::File(entry) => Rc::new(entry),
+            _ => panic!("no file"),
+        }
+    }
+
+    #[test]
+    fn forgets_what_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        let now = SystemTime::now();
+        let mut cache = Cache::new(8);
+        let fill = |text: &str, cache: &mut Cache| {
+            std::fs::write(&path, text).unwrap();
+            cache.insert(b"a.txt", entry(&path, now));
+            assert_eq!(
+                cache.get(b"a.txt", now).map(|e| e.size()),
+                Some(text.len() as u64)
+            );
+        };
+        assert!(cache.get(b"a.txt", now).is_none());
+
+        fill("one", &mut cache);
+        std::fs::write(&path, "three").unwrap();
+        assert!(cache.get(b"a.txt", now).is_none(), "written to");
+
+        fill("one", &mut cache);
+        let other = dir.path().join("b.txt");
+        std::fs::write(&other, "two").unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        assert!(cache.get(b"a.txt", now).is_none(), "replaced");
+
+        fill("one", &mut cache);
+        std::fs::remove_file(&path).unwrap();
+        assert!(cache.get(b"a.txt", now).is_none(), "deleted");
+
+        fill("one", &mut cache);
+        let later = now + Cache::LIFE;
+        assert!(cache.get(b"a.txt", later).is_none(), "too old");
+
+        fill("one", &mut cache);
+        let earlier = now - Duration::from_secs(5);
+        assert!(cache.get(b"a.txt", earlier).is_none(), "clock set back");
+
+        fill("one", &mut cache);
+        cache.expire(now);
+        assert_eq!(cache.entries.len(), 1);
+        cache.expire(later);
+        assert_eq!(cache.entries.len(), 0);
+    }
+
+    #[test]
+    fn is_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::fs::write(&path, "x").unwrap();
+        let now = SystemTime::now();
+        let mut cache = Cache::new(2);
+        for name in [b"a", b"b"] {
+            cache.insert(name, entry(&path, now));
+        }
+        assert!(cache.get(b"a", now).is_some());
+        cache.insert(b"c", entry(&path, now));
+        assert!(cache.get(b"a", now).is_some());
+        assert!(cache.get(b"b", now).is_none());
+        assert!(cache.get(b"c", now).is_some());
+    }
+
+    #[test]
+    fn builds_the_head_once_a_second() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        std::fs::write(&path, "hello").unwrap();
+        let entry = entry(&path, SystemTime::now());
+        let dates = DateCache::default();
+        let a = entry.head(Persistence::Keep, 7, &dates);
+        let b = entry.head(Persistence::Keep, 7, &dates);
+        assert_eq!(a.as_ptr(), b.as_ptr());
+        let c = entry.head(Persistence::Keep, 8, &dates);
+        assert_ne!(a, c);
+        let text = String::from_utf8(c.to_vec()).unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+        assert!(text.contains("\r\nDate: Thu, 01 Jan 1970 00:00:08 GMT\r\n"));
+        assert!(text.contains("\r\nContent-Type: text/plain; charset=utf-8\r\n"));
+        assert!(text.contains("\r\nLast-Modified: "));
+        assert!(text.contains("\r\nAccept-Ranges: bytes\r\n"));
+        assert!(text.ends_with("\r\nContent-Length: 5\r\n\r\n"));
+    }
+}

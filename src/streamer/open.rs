@@ -1,0 +1,192 @@
+//! Opening a file below a directory, so that no name and no link leads out of it.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{self, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::proactor::{Callback, Fd, Handle, Op, Open, Output};
+
+use super::status::Status;
+
+/// A FIFO doesn't make the opening wait, a terminal doesn't become ours.
+const FLAGS: OFlags = OFlags::RDONLY
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY)
+    .union(OFlags::CLOEXEC);
+
+/// How often an opening is tried again that was disturbed by renames on its way.
+const TRIES: u32 = 4;
+
+/// Opens `path` below `dir` without keeping the loop waiting, and calls back once.
+///
+/// With openat2(2), links are followed as long as they stay below `dir`. Where it is refused
+/// (before Linux 5.6, or by a seccomp filter), a worker walks the path, and no link is followed.
+pub(crate) fn open_beneath(
+    proactor: &Handle,
+    dir: &Fd,
+    path: CString,
+    done: impl FnOnce(io::Result<Fd>) + 'static,
+) {
+    attempt(proactor.clone(), dir.clone(), path, TRIES, done);
+}
+
+fn attempt(
+    proactor: Handle,
+    dir: Fd,
+    path: CString,
+    tries: u32,
+    done: impl FnOnce(io::Result<Fd>) + 'static,
+) {
+    let open = Open {
+        dir: Some(dir.clone()),
+        path: path.clone(),
+        flags: FLAGS.bits() as i32,
+        mode: 0,
+        beneath: true,
+    };
+    let callback = Callback::once(move |proactor, completion| {
+        let proactor = proactor.handle();
+        match completion.result {
+            Ok(Output::Opened(fd)) => done(Ok(fd)),
+            Ok(other) => done(Err(unexpected(&other))),
+            Err(e) => match errno(&e) {
+                Some(Errno::NOSYS | Errno::PERM) => walk_on_worker(&proactor, dir, path, done),
+                Some(Errno::AGAIN) if tries > 1 => attempt(proactor, dir, path, tries - 1, done),
+                _ => done(Err(e)),
+            },
+        }
+    });
+    // Only a proactor that is going away refuses; nobody waits for the file any more.
+    drop(proactor.submit(Op::Open(open), callback));
+}
+
+fn walk_on_worker(
+    proactor: &Handle,
+    dir: Fd,
+    path: CString,
+    done: impl FnOnce(io::Result<Fd>) + 'static,
+) {
+    let work = move || {
+        let fd = walk(&dir, path.as_bytes())?;
+        Ok(Box::new(fd) as Box<dyn std::any::Any + Send>)
+    };
+    let callback = Callback::once(|_, completion| {
+        done(match completion.result {
+            Ok(Output::Worked(fd)) => match fd.downcast::<OwnedFd>() {
+                Ok(fd) => Ok(Fd::new(*fd)),
+                Err(_) => Err(io::Error::other("the walk gave no descriptor")),
+            },
+            Ok(other) => Err(unexpected(&other)),
+            Err(e) => Err(e),
+        });
+    });
+    drop(proactor.submit(Op::Work(Box::new(work)), callback));
+}
+
+fn unexpected(output: &Output) -> io::Error {
+    io::Error::other(format!("an opening gave {output:?}"))
+}
+
+/// Opens `path` below `dir` name by name, each from the descriptor of the one before, so that no
+/// rename on the way changes what is walked. Links are refused (`ELOOP`).
+fn walk(dir: &Fd, path: &[u8]) -> io::Result<OwnedFd> {
+    let through = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let (path, last_flags) = match path.strip_suffix(b"/") {
+        Some(path) => (path, FLAGS | OFlags::DIRECTORY | OFlags::NOFOLLOW),
+        None => (path, FLAGS | OFlags::NOFOLLOW),
+    };
+    let (parents, last) = match path.iter().rposition(|b| *b == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (&path[..0], path),
+    };
+    let mut at: Option<OwnedFd> = None;
+    for name in parents.split(|b| *b == b'/').filter(|n| !n.is_empty()) {
+        at = Some(step(dir, at.as_ref(), name, through)?);
+    }
+    step(dir, at.as_ref(), last, last_flags)
+}
+
+fn step(dir: &Fd, at: Option<&OwnedFd>, name: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
+    if name == b".." {
+        return Err(Errno::XDEV.into());
+    }
+    Ok(match at {
+        Some(at) => fs::openat(at, name, flags, Mode::empty()),
+        None => fs::openat(dir, name, flags, Mode::empty()),
+    }?)
+}
+
+/// Undoes what was for the opening alone.
+pub(crate) fn opened(fd: &Fd) -> io::Result<()> {
+    // Left on, some kernels would let reads of a regular file fail with EAGAIN.
+    Ok(fs::fcntl_setfl(fd, OFlags::empty())?)
+}
+
+/// What to answer where a file can't be opened. What leads out of the directory is, to the
+/// client, not there.
+pub(crate) fn status(error: &io::Error) -> Status {
+    match errno(error) {
+        Some(
+            Errno::NOENT
+            | Errno::NOTDIR
+            | Errno::LOOP
+            | Errno::XDEV
+            | Errno::NAMETOOLONG
+            | Errno::NXIO
+            | Errno::NODEV,
+        ) => Status::NOT_FOUND,
+        Some(Errno::ACCESS | Errno::PERM) => Status::FORBIDDEN,
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN) => Status::UNAVAILABLE,
+        _ => Status::SERVER_ERROR,
+    }
+}
+
+fn errno(error: &io::Error) -> Option<Errno> {
+    Errno::from_io_error(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::Read;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn walks_below_and_follows_no_link() {
+        let top = tempfile::tempdir().unwrap();
+        let root = top.path().join("root");
+        std::fs::create_dir_all(root.join("a/b")).unwrap();
+        std::fs::write(top.path().join("secret"), "secret").unwrap();
+        std::fs::write(root.join("a/b/file"), "content").unwrap();
+        symlink("b", root.join("a/link")).unwrap();
+        symlink("../../secret", root.join("a/out")).unwrap();
+        symlink("b/file", root.join("a/inside")).unwrap();
+        let dir = Fd::new(File::open(&root).unwrap());
+
+        let mut text = String::new();
+        let file = walk(&dir, b"a/b/file").unwrap();
+        File::from(file).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "content");
+        assert!(walk(&dir, b"a/b").is_ok());
+        assert!(walk(&dir, b"a/b/").is_ok());
+        assert!(walk(&dir, b".").is_ok());
+        for (path, error) in [
+            ("a/none", Errno::NOENT),
+            ("a/b/file/", Errno::NOTDIR),
+            ("a/b/file/x", Errno::NOTDIR),
+            ("a/link/file", Errno::NOTDIR),
+            ("a/out", Errno::LOOP),
+            ("a/inside", Errno::LOOP),
+            ("..", Errno::XDEV),
+            ("a/../../secret", Errno::XDEV),
+        ] {
+            let refused = walk(&dir, path.as_bytes()).unwrap_err();
+            assert_eq!(errno(&refused), Some(error), "{path}");
+            assert_eq!(status(&refused), Status::NOT_FOUND, "{path}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! A response whose file is being opened.
+
+use std::ffi::CString;
+use std::io;
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use crate::Transport;
+use crate::proactor::Fd;
+
+use super::cache::{Entry, Found};
+use super::connection::{Answer, Connection};
+use super::open::{self, open_beneath};
+use super::path::directory_target;
+use super::request::Wanted;
+use super::server::Shared;
+use super::status::Status;
+
+/// A request that waits for its file.
+pub(super) struct Pending {
+    pub(super) connection: Rc<Connection>,
+    pub(super) transport: Transport,
+    pub(super) wanted: Wanted,
+    /// As [`normalize`](super::path::normalize) gives it.
+    pub(super) path: Vec<u8>,
+    pub(super) query: Option<Vec<u8>>,
+    /// Something of the request's is unread.
+    pub(super) linger: bool,
+}
+
+impl Pending {
+    /// Opens the path, or the index of the directory that it names.
+    pub(super) fn open(self, server: &Rc<Shared>) {
+        let mut name = self.path.clone();
+        if self.names_directory() {
+            name.extend_from_slice(b"index.html");
+        }
+        let Ok(path) = CString::new(name.clone()) else {
+            return self.refuse(Status::BAD_REQUEST);
+        };
+        let (proactor, root) = (&server.proactor, &server.root);
+        let server = Rc::clone(server);
+        open_beneath(proactor, root, path, move |opened| {
+            self.opened(&server, &name, opened);
+        });
+    }
+
+    fn names_directory(&self) -> bool {
+        self.path.is_empty() || self.path.ends_with(b"/")
+    }
+
+    fn opened(self, server: &Shared, name: &[u8], opened: io::Result<Fd>) {
+        if !self.connection.awaits_file() {
+            return;
+        }
+        let examined = opened.and_then(|fd| Entry::examine(fd, name, SystemTime::now()));
+        match examined {
+            Ok(Found::File(entry)) => {
+                let entry = Rc::new(entry);
+                let mut cache = server.cache.borrow_mut();
+                cache.insert(&self.path, Rc::clone(&entry));
+                drop(cache);
+                self.answer(Answer::File(&entry));
+            }
+            Ok(Found::Directory) if !self.names_directory() => {
+                let target = directory_target(&self.path, self.query.as_deref());
+                let location = format!("Location: {target}\r\n");
+                self.answer(Answer::Status(Status::MOVED_PERMANENTLY, &location));
+            }
+            Ok(Found::Directory | Found::Other) => self.refuse(Status::NOT_FOUND),
+            Err(error) => {
+                let status = open::status(&error);
+                if status.code >= 500 {
+                    let name = String::from_utf8_lossy(name);
+                    log::error!("{name:?} can't be opened: {error}");
+                }
+                self.refuse(status);
+            }
+        }
+    }
+
+    fn refuse(self, status: Status) {
+        self.answer(Answer::Status(status, ""));
+    }
+
+    fn answer(self, answer: Answer<'_>) {
+        let connection = self.connection;
+        connection.resume(&self.transport, self.wanted, self.linger, answer);
+    }
+}

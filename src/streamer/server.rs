@@ -1,0 +1,218 @@
+//! The HTTP file server of one thread.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use slab::Slab;
+
+use crate::proactor::net::{self, ListenOptions};
+use crate::proactor::{Address, Callback, Fd, Handle, Op, Proactor};
+use crate::{Listener, Protocol, RouteChoice, TransportOptions};
+
+use super::cache::Cache;
+use super::connection::{Connection, Http};
+use super::date::{self, DateCache};
+
+/// How a [`Server`] serves.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ServerOptions {
+    /// How files travel. Default: as the transport decides.
+    pub route: RouteChoice,
+    /// How long a connection may wait between requests. Default: a minute.
+    pub idle_timeout: Duration,
+    /// How long a client may take to send the head of a request. Default: 15 seconds.
+    pub header_timeout: Duration,
+    /// How long a client may take none of a response. Default: a minute.
+    pub send_timeout: Duration,
+    /// How many files are kept open between requests, each for at most a second. Default: 256.
+    pub open_files: usize,
+}
+
+impl Default for ServerOptions {
+    fn default() -> ServerOptions {
+        ServerOptions {
+            route: RouteChoice::Auto,
+            idle_timeout: Duration::from_secs(60),
+            header_timeout: Duration::from_secs(15),
+            send_timeout: Duration::from_secs(60),
+            open_files: 256,
+        }
+    }
+}
+
+/// An HTTP/1.1 server of the regular files below a directory, on one proactor.
+///
+/// Times are counted in ticks of a second, by one timer that runs while there are connections: a
+/// time-out comes up to a second late.
+pub struct Server {
+    shared: Rc<Shared>,
+    listener: Listener,
+}
+
+impl Server {
+    /// Listens on an address and serves what is below `root`, an opened directory.
+    ///
+    /// # Errors
+    /// Those of listening, as they are; `NotADirectory`.
+    pub fn bind(
+        proactor: &Proactor,
+        root: Fd,
+        address: &Address,
+        listen: &ListenOptions,
+        options: ServerOptions,
+    ) -> io::Result<Server> {
+        Server::from_socket(proactor, root, net::listen(address, listen)?, options)
+    }
+
+    /// As [`bind`](Server::bind), on a socket that listens already.
+    ///
+    /// # Errors
+    /// Those of accepting; `NotADirectory`.
+    pub fn from_socket(
+        proactor: &Proactor,
+        root: Fd,
+        socket: Fd,
+        options: ServerOptions,
+    ) -> io::Result<Server> {
+        if root.kind() != crate::proactor::FileKind::Directory {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        let shared = Rc::new(Shared {
+            cache: RefCell::new(Cache::new(options.open_files)),
+            options,
+            root,
+            proactor: proactor.handle(),
+            connections: RefCell::default(),
+            dates: DateCache::default(),
+            tick: Cell::new(0),
+            ticking: Cell::new(false),
+            stopping: Cell::new(false),
+        });
+        let transport = TransportOptions::default().route(shared.options.route);
+        let for_each = Rc::clone(&shared);
+        let factory = move |socket: &Fd| {
+            // What is small is not to wait for what follows; Unix sockets know no such wait.
+            let _ = net::set_nodelay(socket);
+            let connection = Connection::new(Rc::clone(&for_each));
+            Some(Box::new(Http(connection)) as Box<dyn Protocol>)
+        };
+        let listener = Listener::from_fd(proactor, socket, transport, factory)?;
+        Ok(Server { shared, listener })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// getsockname(2)'s.
+    pub fn local_addr(&self) -> io::Result<Address> {
+        self.listener.local_addr()
+    }
+
+    /// The number of connections.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.borrow().len()
+    }
+
+    /// Ends it gracefully: no more connections are accepted, those that wait for a request are
+    /// closed, the others when the responses under way have been sent.
+    pub fn stop(&self) {
+        self.listener.close();
+        self.shared.stopping.set(true);
+        for connection in self.shared.all() {
+            connection.stop();
+        }
+    }
+
+    /// Ends all connections at once, transfers under way with them.
+    pub fn abort(&self) {
+        self.listener.close();
+        self.shared.stopping.set(true);
+        for connection in self.shared.all() {
+            connection.abort();
+        }
+    }
+}
+
+/// What the connections of a server share.
+pub(super) struct Shared {
+    pub(super) options: ServerOptions,
+    pub(super) root: Fd,
+    pub(super) proactor: Handle,
+    pub(super) cache: RefCell<Cache>,
+    pub(super) dates: DateCache,
+    connections: RefCell<Slab<Rc<Connection>>>,
+    /// Seconds of the sweep's clock.
+    tick: Cell<u32>,
+    /// The sweep's timer is armed.
+    ticking: Cell<bool>,
+    stopping: Cell<bool>,
+}
+
+impl Shared {
+    pub(super) fn tick(&self) -> u32 {
+        self.tick.get()
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
+    /// Gives the present `Date` to `use_it`.
+    pub(super) fn with_date<T>(&self, use_it: impl FnOnce(&str) -> T) -> T {
+        self.dates.with(date::seconds(SystemTime::now()), use_it)
+    }
+
+    /// Takes a connection into the sweep; the key is for [`remove`](Shared::remove).
+    pub(super) fn add(self: &Rc<Self>, connection: Rc<Connection>) -> usize {
+        let key = self.connections.borrow_mut().insert(connection);
+        self.arm();
+        key
+    }
+
+    pub(super) fn remove(&self, key: usize) {
+        let removed = self.connections.borrow_mut().try_remove(key);
+        drop(removed);
+    }
+
+    fn all(&self) -> Vec<Rc<Connection>> {
+        let connections = self.connections.borrow();
+        connections.iter().map(|(_, c)| Rc::clone(c)).collect()
+    }
+
+    fn arm(self: &Rc<Self>) {
+        if self.ticking.replace(true) {
+            return;
+        }
+        let shared = Rc::clone(self);
+        let at = Instant::now() + Duration::from_secs(1);
+        let callback = Callback::once(move |_, completion| {
+            shared.ticking.set(false);
+            if completion.result.is_ok() {
+                shared.sweep();
+            }
+        });
+        // Only a proactor that is going away refuses.
+        drop(self.proactor.submit(Op::Timeout { at }, callback));
+    }
+
+    /// Once a second: ends the connections whose time is over, closes files nobody asked for.
+    fn sweep(self: &Rc<Self>) {
+        self.tick.set(self.tick.get().wrapping_add(1));
+        let overdue: Vec<_> = {
+            let connections = self.connections.borrow();
+            let connections = connections.iter().map(|(_, connection)| connection);
+            connections.filter(|c| c.is_overdue()).cloned().collect()
+        };
+        for connection in overdue {
+            connection.time_out();
+        }
+        let mut cache = self.cache.borrow_mut();
+        cache.expire(SystemTime::now());
+        if !cache.is_empty() || !self.connections.borrow().is_empty() {
+            self.arm();
+        }
+    }
+}

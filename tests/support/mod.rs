@@ -1,0 +1,351 @@
+//! What the tests of the program share: running it, speaking HTTP to it byte by byte, waiting
+//! with a limit.
+
+#![allow(dead_code, reason = "each test program uses its part")]
+
+use std::fmt::Debug;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// The limit of every wait: never reached where all is well, whatever the machine's load.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Makes two tests of each function: one on the ring, one on the emulated port. Without io_uring
+/// the first kind says so and does nothing.
+#[macro_export]
+macro_rules! on_both_backends {
+    ($($name:ident),* $(,)?) => {
+        mod ring {
+            $(#[test]
+            fn $name() {
+                if $crate::support::ring_can_be_had() {
+                    super::$name("ring");
+                }
+            })*
+        }
+        mod emulated {
+            $(#[test]
+            fn $name() {
+                super::$name("emulated");
+            })*
+        }
+    };
+}
+
+/// Whether io_uring can be used here.
+pub fn ring_can_be_had() -> bool {
+    let probe = program(&["probe", "--backend", "ring"])
+        .output()
+        .expect("the program runs");
+    if !probe.status.success() {
+        let why = String::from_utf8_lossy(&probe.stderr);
+        eprintln!("skipped: {why}");
+    }
+    probe.status.success()
+}
+
+/// The program with arguments.
+pub fn program(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spliceport"));
+    command
+        .args(args)
+        .env_remove("SPLICEPORT_BACKEND")
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null());
+    command
+}
+
+/// A running program; killed when the test is over.
+pub struct Running {
+    child: Child,
+    stdout: Option<BufReader<ChildStdout>>,
+    stderr: Option<thread::JoinHandle<String>>,
+}
+
+/// How a program ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    pub stderr: String,
+}
+
+impl Ended {
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+}
+
+impl Running {
+    pub fn start(mut command: Command) -> Running {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let stdout = child.stdout.take().map(BufReader::new);
+        let mut pipe = child.stderr.take().expect("stderr is a pipe");
+        let stderr = thread::spawn(move || {
+            let mut text = Vec::new();
+            let _ = pipe.read_to_end(&mut text);
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        Running {
+            child,
+            stdout,
+            stderr: Some(stderr),
+        }
+    }
+
+    /// Its first line.
+    pub fn line(&mut self) -> String {
+        let mut stdout = self.stdout.take().expect("the first line is read once");
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            let mut line = String::new();
+            let _ = stdout.read_line(&mut line);
+            let _ = sender.send(line);
+        });
+        let line = receiver.recv_timeout(LIMIT).expect("a line in time");
+        if line.is_empty() {
+            panic!("it said nothing, and ended: {:?}", self.end());
+        }
+        line.trim_end().to_owned()
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).expect("it runs");
+    }
+
+    /// Waits for its end.
+    pub fn end(&mut self) -> Ended {
+        let status = wait_for("the program's end", || {
+            self.child.try_wait().expect("it is our child")
+        });
+        let stderr = self.stderr.take().map(|thread| thread.join());
+        let stderr = stderr.and_then(Result::ok).unwrap_or_default();
+        Ended { status, stderr }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let (Some(stderr), true) = (self.stderr.take(), thread::panicking())
+            && let Ok(text) = stderr.join()
+        {
+            eprintln!("the program said: {text}");
+        }
+    }
+}
+
+/// Runs a program that ends by itself.
+pub fn run(command: Command) -> Ended {
+    Running::start(command).end()
+}
+
+/// Asks until there is an answer, for at most [`LIMIT`].
+pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + LIMIT;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A running `serve`.
+pub struct Server {
+    pub running: Running,
+    pub address: String,
+}
+
+impl Server {
+    pub fn start(backend: &str, directory: &Path) -> Server {
+        Server::with(backend, directory, &[])
+    }
+
+    pub fn with(backend: &str, directory: &Path, more: &[&str]) -> Server {
+        let mut command = program(&["serve", "--backend", backend]);
+        command.arg(directory);
+        if !more.contains(&"--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
+        if !more.contains(&"--threads") {
+            command.args(["--threads", "1"]);
+        }
+        command.args(more);
+        let mut running = Running::start(command);
+        let line = running.line();
+        let address = line
+            .strip_prefix("listening on http://")
+            .and_then(|rest| rest.strip_suffix(&format!(" (backend {backend})")))
+            .unwrap_or_else(|| panic!("unexpected line {line:?}"))
+            .to_owned();
+        Server { running, address }
+    }
+
+    pub fn connect(&self) -> Client<TcpStream> {
+        let stream = TcpStream::connect(&self.address).expect("it accepts");
+        stream.set_read_timeout(Some(LIMIT)).expect("a time limit");
+        stream.set_write_timeout(Some(LIMIT)).expect("a time limit");
+        Client::new(stream)
+    }
+
+    /// One request on a connection of its own.
+    pub fn ask(&self, request: &[u8]) -> Response {
+        let mut client = self.connect();
+        client.send(request);
+        client.response(request)
+    }
+
+    /// One GET, with more header lines.
+    pub fn get(&self, target: &str, fields: &str) -> Response {
+        self.ask(format!("GET {target} HTTP/1.1\r\nHost: test\r\n{fields}\r\n").as_bytes())
+    }
+}
+
+/// An HTTP client that does nothing by itself.
+pub struct Client<S> {
+    pub stream: S,
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug)]
+pub struct Response {
+    pub status: u16,
+    pub fields: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    pub fn field(&self, name: &str) -> Option<&str> {
+        let mut found = self
+            .fields
+            .iter()
+            .filter(|(n, _)| n.eq_ignore_ascii_case(name));
+        let value = found.next().map(|(_, value)| value.as_str());
+        assert!(found.next().is_none(), "{name} twice in {:?}", self.fields);
+        value
+    }
+
+    pub fn length(&self) -> usize {
+        let length = self.field("Content-Length").expect("a length");
+        length.parse().expect("a number")
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    pub fn new(stream: S) -> Client<S> {
+        Client {
+            stream,
+            buffer: Vec::new(),
+        }
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).expect("it reads");
+    }
+
+    /// Sends a GET on a connection that stays.
+    pub fn get(&mut self, target: &str) {
+        self.send(format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
+    }
+
+    fn fill(&mut self) -> io::Result<usize> {
+        let mut piece = [0; 64 << 10];
+        let n = self.stream.read(&mut piece)?;
+        self.buffer.extend_from_slice(&piece[..n]);
+        Ok(n)
+    }
+
+    /// The head of the next response.
+    pub fn head(&mut self) -> Response {
+        let end = loop {
+            if let Some(at) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
+                break at;
+            }
+            let n = self.fill().expect("a response in time");
+            let so_far = String::from_utf8_lossy(&self.buffer);
+            assert!(n > 0, "the connection ended in a head: {so_far:?}");
+        };
+        let head = String::from_utf8(self.buffer[..end].to_vec()).expect("ASCII");
+        self.buffer.drain(..end + 4);
+        let mut lines = head.split("\r\n");
+        let status = lines.next().unwrap_or_default();
+        let code = status.strip_prefix("HTTP/1.1 ").and_then(|s| s.get(..3));
+        let field = |line: &str| {
+            let (name, value) = line.split_once(": ").expect("a field");
+            (name.to_owned(), value.to_owned())
+        };
+        Response {
+            status: code.and_then(|c| c.parse().ok()).expect("a status"),
+            fields: lines.map(field).collect(),
+            body: Vec::new(),
+        }
+    }
+
+    /// So many bytes.
+    pub fn take(&mut self, length: usize) -> Vec<u8> {
+        while self.buffer.len() < length {
+            let n = self.fill().expect("bytes in time");
+            assert!(n > 0, "the connection ended after {}", self.buffer.len());
+        }
+        let rest = self.buffer.split_off(length);
+        std::mem::replace(&mut self.buffer, rest)
+    }
+
+    /// The whole response to `request`, which tells whether there is a body.
+    pub fn response(&mut self, request: &[u8]) -> Response {
+        let mut response = self.head();
+        if !request.starts_with(b"HEAD ") && response.status != 304 {
+            response.body = self.take(response.length());
+        }
+        response
+    }
+
+    /// The whole response to a GET.
+    pub fn got(&mut self) -> Response {
+        self.response(b"GET ")
+    }
+
+    /// What is left until the connection ends, in whatever way.
+    pub fn rest(&mut self) -> Vec<u8> {
+        while let Ok(1..) = self.fill() {}
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// Nothing more comes, and the connection ends in order.
+    pub fn assert_ended(&mut self) {
+        let n = self.fill().expect("the end of the stream in time");
+        let more = String::from_utf8_lossy(&self.buffer);
+        assert!(n == 0 && self.buffer.is_empty(), "there was more: {more:?}");
+    }
+}
+
+/// Bytes that differ from one place to another.
+pub fn pattern(len: usize) -> Vec<u8> {
+    let byte = |i: usize| (i ^ (i >> 8) ^ (i >> 16) ^ (i / 251)) as u8;
+    (0..len).map(byte).collect()
+}
+
+/// Compares without printing megabytes.
+pub fn assert_same(left: &[u8], right: &[u8], what: impl Debug) {
+    assert_eq!(left.len(), right.len(), "lengths differ: {what:?}");
+    let differs = left.iter().zip(right).position(|(a, b)| a != b);
+    assert_eq!(differs, None, "bytes differ: {what:?}");
+}
