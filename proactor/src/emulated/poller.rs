@@ -16,7 +16,7 @@ use crate::fd::{Fd, FileKind};
 use crate::net;
 use crate::op::Token;
 
-use super::epoll::{ERR, Epoll, HUP, IN, OUT, PRI, RDHUP, Ready};
+use crate::epoll::{ERR, Epoll, HUP, IN, OUT, PRI, RDHUP, Ready};
 
 /// What an operation waits for at a descriptor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
