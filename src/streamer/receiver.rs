@@ -96,8 +96,8 @@ struct State {
     writing: bool,
     /// The file is being put in its place.
     placing: bool,
-    /// Why it was given up; the sender is being told.
-    failure: Option<io::Error>,
+    /// What became of it; the sender is being told.
+    result: Option<io::Result<Received>>,
 }
 
 /// Waits on a listening socket for one sender (see [`send`](super::send)) and puts its file at
@@ -138,7 +138,7 @@ pub fn receive(
             spare: BytesMut::new(),
             writing: false,
             placing: false,
-            failure: None,
+            result: None,
         }),
     });
     if let Some(timeout) = timeout {
@@ -202,7 +202,7 @@ impl Protocol for Link {
     fn eof_received(&mut self, _: &Transport) -> bool {
         self.0.broken(None);
         // If all is here, the sender is still to be told.
-        self.0.state.borrow().failure.is_none()
+        !self.0.state.borrow().is_over()
     }
 
     fn connection_lost(&mut self, error: Option<io::Error>) {
@@ -382,12 +382,19 @@ impl Job {
             let state = self.state.borrow();
             (state.written, state.started.elapsed())
         };
+        let told = {
+            let mut state = self.state.borrow_mut();
+            state.result = Some(Ok(Received { bytes, time }));
+            state.transport.is_some()
+        };
         // The file is in its place, whether the sender still hears of it or not.
         if let Err(error) = transport.write(frame::confirmation(bytes)) {
             log::warn!("the sender can't be told that the file has arrived: {error}");
         }
         transport.close();
-        self.finish(Ok(Received { bytes, time }));
+        if !told {
+            self.lost();
+        }
     }
 
     /// The connection ended, or the sender's side of it.
@@ -422,7 +429,7 @@ impl Job {
                 return;
             }
             let answer = frame::refusal(&error.to_string());
-            state.failure = Some(error);
+            state.result = Some(Err(error));
             state.listener = None;
             state.buffer = BytesMut::new();
             (state.transport.clone(), state.temporary.take(), answer)
@@ -448,21 +455,14 @@ impl Job {
 
     /// The connection is no more.
     fn lost(&self) {
-        let failure = {
+        let (result, done) = {
             let mut state = self.state.borrow_mut();
             state.transport = None;
-            state.failure.take()
-        };
-        if let Some(error) = failure {
-            self.finish(Err(error));
-        }
-    }
-
-    fn finish(&self, result: io::Result<Received>) {
-        let done = {
-            let mut state = self.state.borrow_mut();
-            state.transport = None;
-            state.done.take()
+            match state.result.take() {
+                // All was received; it is being put in its place.
+                None => return,
+                Some(result) => (result, state.done.take()),
+            }
         };
         if let Some(done) = done {
             done(result);
@@ -471,8 +471,8 @@ impl Job {
 }
 
 impl State {
-    /// Whether it has failed or ended.
+    /// Whether it has failed or succeeded.
     fn is_over(&self) -> bool {
-        self.failure.is_some() || self.done.is_none()
+        self.result.is_some() || self.done.is_none()
     }
 }
