@@ -437,6 +437,10 @@ impl Ring {
                     flight.outstanding &= !(Step::Poll as u8);
                 }
             }
+            // A wait that is silent about success and fails silences the drain linked to it.
+            Step::Poll if skip_success && result < 0 => {
+                flight.outstanding &= !(Step::Drain as u8);
+            }
             Step::Poll | Step::Main => {}
         }
         if flight.outstanding == 0 {
