@@ -19,8 +19,9 @@ pub(crate) struct Shared {
 impl Shared {
     /// The size of a pooled buffer.
     pub(crate) const BUFFER: usize = 64 << 10;
-    /// The most buffers kept while no one uses them.
-    const IDLE: usize = 16;
+    /// The most buffers kept while no one uses them: as many as one turn of a busy loop needs. Only
+    /// the pages that were ever written to take memory.
+    const IDLE: usize = 256;
 
     pub(crate) fn of(proactor: &Proactor) -> Rc<Shared> {
         proactor.attachment(|proactor| Shared {
