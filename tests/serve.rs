@@ -28,6 +28,7 @@ on_both_backends! {
     never_leaves_the_directory,
     follows_links_inside_only,
     sends_regular_files_only,
+    needs_no_openat2,
     answers_directories_with_their_index,
     sees_changes_of_files,
     cuts_the_connection_when_a_file_shrinks,
@@ -491,6 +492,61 @@ fn sends_regular_files_only(backend: &str) {
         assert_eq!(server.get("/closed", "").status, 403);
     }
     assert_eq!(server.get("/a", "").status, 200);
+}
+
+/// As a seccomp profile does that is older than the call. (The ring opens without the system
+/// call, so that there nothing changes.)
+fn needs_no_openat2(backend: &str) {
+    let top = directory(&[
+        ("secret", b"secret"),
+        ("root/a/file", b"hello"),
+        ("root/a/index.html", b"index"),
+    ]);
+    let root = top.path().join("root");
+    symlink("../secret", root.join("outside")).unwrap();
+    symlink("..", root.join("parent")).unwrap();
+    symlink("file", root.join("a/link")).unwrap();
+    for errno in [libc::ENOSYS, libc::EPERM] {
+        let (root, name) = (root.clone(), backend.to_owned());
+        // A filter is for the thread that sets it, and for those it starts.
+        let server = thread::spawn(move || {
+            deny(libc::SYS_openat2, errno);
+            Server::start(&name, &root)
+        });
+        let server = server.join().unwrap();
+        for (target, status) in [
+            ("/a/file", 200),
+            ("/a/", 200),
+            ("/a", 301),
+            ("/", 404),
+            ("/none", 404),
+            ("/a/file/", 404),
+            ("/a/file/x", 404),
+            ("/outside", 404),
+            ("/parent/secret", 404),
+            ("/../secret", 400),
+        ] {
+            assert_eq!(server.get(target, "").status, status, "{target}");
+        }
+        assert_eq!(server.get("/a/file", "").body, b"hello");
+        // Links are not followed, even where they stay inside.
+        let link = if backend == "ring" { 200 } else { 404 };
+        assert_eq!(server.get("/a/link", "").status, link);
+    }
+}
+
+fn deny(call: i64, errno: i32) {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    let filter = SeccompFilter::new(
+        [(call, Vec::new())].into_iter().collect(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(errno as u32),
+        std::env::consts::ARCH
+            .try_into()
+            .expect("a known processor"),
+    );
+    let filter: BpfProgram = filter.expect("a filter").try_into().expect("a program");
+    seccompiler::apply_filter(&filter).expect("filters may be set");
 }
 
 fn answers_directories_with_their_index(backend: &str) {

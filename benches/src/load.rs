@@ -134,7 +134,8 @@ fn load(address: SocketAddr, path: &str, connections: usize, time: Duration) -> 
             asked: Instant::now(),
         });
     }
-    let mut histogram = Histogram::<u64>::new_with_bounds(1, 3_600_000_000, 3).map_err(io::Error::other)?;
+    let mut histogram =
+        Histogram::<u64>::new_with_bounds(1, 3_600_000_000, 3).map_err(io::Error::other)?;
     let mut bytes = 0;
     let cpu = crate::measure::Cpu::now();
     let start = Instant::now();
@@ -174,7 +175,9 @@ fn load(address: SocketAddr, path: &str, connections: usize, time: Duration) -> 
             }
             if connection.left == 0 {
                 let micros = connection.asked.elapsed().as_micros() as u64;
-                histogram.record(micros.min(3_600_000_000)).map_err(io::Error::other)?;
+                histogram
+                    .record(micros.min(3_600_000_000))
+                    .map_err(io::Error::other)?;
                 ask(connection, &request, length)?;
             }
         }
