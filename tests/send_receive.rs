@@ -428,6 +428,11 @@ fn says_what_is_wrong() {
             vec![path, "is a directory"],
         ),
         (
+            vec!["receive", "127.0.0.1:0", &fifo],
+            1,
+            vec![&fifo, "no regular file"],
+        ),
+        (
             vec!["receive", "127.0.0.1:0", &deep],
             1,
             vec![&deep, "No such file"],

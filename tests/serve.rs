@@ -704,6 +704,7 @@ fn ends_idle_and_slow_connections(backend: &str) {
     idle.assert_ended();
     assert_eq!(slow.got().status, 408);
     slow.assert_ended();
+    drop(slow);
     // The server gives the stalled one up while nobody reads; only then do we.
     wait_for("the end of the stalled connection", || {
         (sockets_of(&server) == before).then_some(())

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::ffi::OsString;
-use std::fs::{File, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -107,7 +107,8 @@ struct State {
 /// there and on the disk, and removed if they never are.
 ///
 /// # Errors
-/// Those of making the temporary file, and of accepting.
+/// `IsADirectory`, or `AlreadyExists` where the target is a device or the like; those of making
+/// the temporary file, and of accepting.
 pub fn receive(
     proactor: &Proactor,
     socket: Fd,
@@ -115,8 +116,13 @@ pub fn receive(
     options: ReceiverOptions,
     done: impl FnOnce(io::Result<Received>) + 'static,
 ) -> io::Result<Receiving> {
-    if target.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
+    match fs::metadata(target) {
+        Ok(there) if there.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+        Ok(there) if !there.is_file() => {
+            let what = "there is something that is no regular file, and is not replaced";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+        }
+        _ => {}
     }
     let temporary = temporary_beside(target)?;
     let file = Fd::from(temporary.as_file().try_clone()?);
