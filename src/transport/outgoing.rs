@@ -639,15 +639,15 @@ impl Conn {
 
     /// Buffers of an operation that nobody waits for.
     fn reclaim(&self, op: Option<Op>) {
-        match op {
-            Some(
-                Op::Read { buf, .. }
-                | Op::Send {
-                    buf: SendBuf::Owned(buf),
-                    ..
-                },
-            ) => self.shared.recycle(buf),
-            _ => {}
+        if let Some(
+            Op::Read { buf, .. }
+            | Op::Send {
+                buf: SendBuf::Owned(buf),
+                ..
+            },
+        ) = op
+        {
+            self.shared.recycle(buf);
         }
     }
 
