@@ -30,6 +30,7 @@ mod backend;
 mod buf;
 mod builder;
 mod emulated;
+mod epoll;
 mod exec;
 mod fd;
 pub mod net;

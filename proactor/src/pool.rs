@@ -220,3 +220,103 @@ impl Shared {
         self.port.post(packet);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::Output;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
+    fn token(index: u32) -> Token {
+        Token {
+            index,
+            generation: 0,
+        }
+    }
+
+    /// Takes the packets of `count` operations, in the order of their completion.
+    fn done(port: &Port, count: usize) -> Vec<Done> {
+        let mut all = Vec::new();
+        let mut packets = VecDeque::new();
+        while all.len() < count {
+            let wait = Some(Duration::from_secs(20));
+            assert_ne!(sys::poll(port.wake_fd(), libc::POLLIN, wait).unwrap(), 0);
+            port.take(&mut packets);
+            for packet in packets.drain(..) {
+                match packet {
+                    Packet::Done(done) => all.push(done),
+                    _ => panic!("not an operation"),
+                }
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn it_queues_and_is_bounded() {
+        let port = Port::new().unwrap();
+        let workers = Workers::new(Arc::clone(&port), 3);
+        let (now, peak) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        for index in 0..100 {
+            let (now, peak) = (Arc::clone(&now), Arc::clone(&peak));
+            let work = move || {
+                peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                std::thread::yield_now();
+                now.fetch_sub(1, Ordering::SeqCst);
+                Ok(Box::new(index) as Box<_>)
+            };
+            workers.run(token(index), Op::Work(Box::new(work)));
+        }
+        let done = done(&port, 100);
+        for done in &done {
+            let Ok(Output::Worked(n)) = &done.result else {
+                panic!()
+            };
+            assert_eq!(n.downcast_ref(), Some(&done.token.index));
+        }
+        assert!(peak.load(Ordering::SeqCst) <= 3);
+        assert!(workers.threads() <= 3);
+        workers.close();
+        assert_eq!(workers.threads(), 0);
+    }
+
+    #[test]
+    fn what_waits_can_be_taken_out() {
+        let port = Port::new().unwrap();
+        let workers = Workers::new(Arc::clone(&port), 1);
+        let (go, wait) = mpsc::channel::<()>();
+        let (up, is_up) = mpsc::channel::<()>();
+        let work = move || {
+            up.send(()).unwrap();
+            let _ = wait.recv();
+            Ok(Box::new(()) as Box<_>)
+        };
+        workers.run(token(0), Op::Work(Box::new(work)));
+        is_up.recv().unwrap();
+        workers.run(token(1), Op::Nop);
+        assert!(workers.remove(token(0)).is_none(), "it is under way");
+        assert!(workers.remove_fill(token(1)).is_none());
+        assert!(matches!(workers.remove(token(1)), Some(Op::Nop)));
+        assert!(workers.remove(token(1)).is_none());
+        go.send(()).unwrap();
+        assert_eq!(done(&port, 1)[0].token, token(0));
+        // What is left at the end is dropped.
+        let owned = Arc::new(());
+        let (hold, held) = mpsc::channel::<()>();
+        let wait = move || {
+            let _ = held.recv();
+            Ok(Box::new(()) as Box<_>)
+        };
+        workers.run(token(2), Op::Work(Box::new(wait)));
+        let own = Arc::clone(&owned);
+        let never = move || {
+            let _own = own;
+            panic!("it was dropped")
+        };
+        workers.run(token(3), Op::Work(Box::new(never)));
+        drop(hold);
+        workers.close();
+        assert_eq!(Arc::strong_count(&owned), 1);
+    }
+}

@@ -137,3 +137,54 @@ impl Port {
         self.packets.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn readable(port: &Port) -> bool {
+        sys::poll(port.wake_fd(), libc::POLLIN, Some(Duration::ZERO)).unwrap() != 0
+    }
+
+    fn call() -> Packet {
+        Packet::Call(Box::new(|_| {}))
+    }
+
+    #[test]
+    fn a_packet_makes_it_readable_until_it_is_taken() {
+        let port = Port::new().unwrap();
+        let mut into = VecDeque::new();
+        for _ in 0..3 {
+            assert!(!readable(&port));
+            assert!(port.post(call()));
+            assert!(port.post(call()));
+            assert!(readable(&port));
+            port.take(&mut into);
+            assert_eq!(into.drain(..).count(), 2);
+            assert!(!readable(&port));
+        }
+        assert!(port.post(call()));
+        assert_eq!(port.close().len(), 1);
+        assert!(!port.post(call()));
+    }
+
+    /// A thread has set the flag and is about to write. What it then writes must be read some
+    /// time: else the eventfd stays readable, and the loop never sleeps again.
+    #[test]
+    fn a_late_write_is_read() {
+        let port = Port::new().unwrap();
+        let mut into = VecDeque::new();
+        port.notified.store(true, Ordering::SeqCst);
+        port.lock().push_back(call());
+        port.take(&mut into);
+        assert_eq!(into.drain(..).count(), 1);
+        sys::write_at(port.wake.as_fd(), &1_u64.to_ne_bytes(), -1).unwrap();
+        assert!(readable(&port));
+        port.take(&mut into);
+        assert!(!readable(&port));
+        // And the next is announced again.
+        assert!(port.post(call()));
+        assert!(readable(&port));
+    }
+}

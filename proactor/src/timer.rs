@@ -118,3 +118,86 @@ impl Timers {
         self.armed.is_some()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(index: u32) -> Token {
+        Token {
+            index,
+            generation: 0,
+        }
+    }
+
+    fn insert(timers: &mut Timers, index: u32, at: Instant) {
+        timers.insert(token(index), at, Op::Timeout { at });
+    }
+
+    fn expired(timers: &mut Timers, now: Instant) -> Vec<u32> {
+        std::iter::from_fn(|| timers.expired(now).map(|(token, _)| token.index)).collect()
+    }
+
+    #[test]
+    fn they_end_in_order() {
+        let mut timers = Timers::new().unwrap();
+        let now = Instant::now();
+        let after = |millis| now + Duration::from_millis(millis);
+        for (index, millis) in [(0, 5), (1, 3), (2, 5), (3, 1), (4, 5), (5, 9)] {
+            insert(&mut timers, index, after(millis));
+        }
+        assert_eq!(timers.earliest(), Some(after(1)));
+        assert_eq!(expired(&mut timers, now), []);
+        // Equal times by their start.
+        assert_eq!(expired(&mut timers, after(5)), [3, 1, 0, 2, 4]);
+        assert_eq!(expired(&mut timers, after(9)), [5]);
+        assert_eq!(timers.earliest(), None);
+    }
+
+    #[test]
+    fn the_cancelled_are_skipped() {
+        let mut timers = Timers::new().unwrap();
+        let now = Instant::now();
+        for index in 0..10 {
+            insert(&mut timers, index, now);
+        }
+        for index in [0, 3, 9] {
+            assert!(timers.remove(token(index)).is_some());
+            assert!(timers.remove(token(index)).is_none());
+        }
+        assert_eq!(expired(&mut timers, now), [1, 2, 4, 5, 6, 7, 8]);
+        assert!(timers.remove(token(1)).is_none());
+    }
+
+    #[test]
+    fn the_cancelled_do_not_pile_up() {
+        let mut timers = Timers::new().unwrap();
+        let late = Instant::now() + Duration::from_secs(3600);
+        for index in 0..10_000 {
+            insert(&mut timers, index, late);
+            timers.remove(token(index));
+        }
+        assert!(timers.heap.len() <= 65);
+        assert_eq!(timers.earliest(), None);
+    }
+
+    #[test]
+    fn an_earlier_arming_stands() {
+        let mut timers = Timers::new().unwrap();
+        let now = Instant::now();
+        let hour = now + Duration::from_secs(3600);
+        timers.arm(hour).unwrap();
+        timers.arm(hour + Duration::from_secs(1)).unwrap();
+        assert_eq!(timers.armed, Some(hour));
+        timers.arm(now + Duration::from_secs(60)).unwrap();
+        assert_eq!(timers.armed, Some(now + Duration::from_secs(60)));
+        // One in the past fires at once, and is read away.
+        timers.arm(now).unwrap();
+        let ready = sys::poll(timers.fd(), libc::POLLIN, Some(Duration::from_secs(20)));
+        assert_eq!(ready.unwrap(), libc::POLLIN);
+        timers.acknowledge(Instant::now());
+        assert!(!timers.is_armed());
+        let ready = sys::poll(timers.fd(), libc::POLLIN, Some(Duration::ZERO));
+        assert_eq!(ready.unwrap(), 0);
+    }
+}

@@ -23,6 +23,7 @@ on_both_backends! {
     receives_later,
     receives_the_end,
     receives_a_reset,
+    receives_past_urgent_data,
     receives_not_from_a_file,
     sends,
     sends_when_there_is_room,
@@ -216,6 +217,53 @@ fn receives_a_reset(builder: Builder) {
         panic!()
     };
     assert_eq!(buf.capacity(), 100);
+}
+
+/// A receive stops at the mark, short of what it had room for; what is behind it must not wait for
+/// more to come.
+fn receives_past_urgent_data(builder: Builder) {
+    let proactor = builder.build().unwrap();
+    for multi in [false, true] {
+        let (socket, mut peer) = connected(Wire::Tcp);
+        // So that the descriptor is known to the port.
+        let started = if multi {
+            start(
+                &proactor,
+                Op::RecvMulti {
+                    socket: socket.clone(),
+                },
+            )
+        } else {
+            start(&proactor, recv(&socket, 100))
+        };
+        run_idle(&proactor);
+        if !multi {
+            peer.write_all(b"x").unwrap();
+            end(&proactor, &started);
+        }
+        peer.write_all(b"before").unwrap();
+        // SAFETY: the kernel reads one byte.
+        let n = unsafe { libc::send(peer.as_raw_fd(), b"!".as_ptr().cast(), 1, libc::MSG_OOB) };
+        assert_eq!(n, 1);
+        peer.write_all(b"behind").unwrap();
+        if multi {
+            let mut got = Vec::new();
+            run_until(&proactor, || {
+                for completion in started.take() {
+                    let Ok(Output::Data(data)) = completion.result else {
+                        panic!()
+                    };
+                    got.extend_from_slice(&data);
+                }
+                got == b"beforebehind"
+            });
+        } else {
+            let mut got = Vec::new();
+            while got != b"beforebehind" {
+                got.extend_from_slice(&received(call(&proactor, recv(&socket, 100))));
+            }
+        }
+    }
 }
 
 fn receives_not_from_a_file(builder: Builder) {

@@ -4,7 +4,7 @@
 mod common;
 
 use std::io::{Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use bytes::{Bytes, BytesMut};
 use common::*;
@@ -899,5 +899,4 @@ fn one_line_at_a_socket() {
         drop(socket);
         assert!(peer.join().unwrap() == expected, "{method:?}");
     }
-    let _ = file.as_fd();
 }

@@ -10,8 +10,8 @@ use crate::net;
 use crate::op::{Completion, Op, Output, Token};
 use crate::sys;
 
-use super::epoll::{IN, OUT};
 use super::poller::Direction;
+use crate::epoll::{IN, OUT};
 
 /// What a try came to.
 pub(super) enum Try {

@@ -8,7 +8,6 @@
 //! worker. Transfers of files are in [`sendfile`].
 
 mod direct;
-mod epoll;
 mod flight;
 mod line;
 mod poller;
@@ -24,7 +23,7 @@ use crate::op::{Completion, Interest, Op, Output, Token};
 use crate::port::Done;
 use crate::transfer::Transfer;
 
-use epoll::{ERR, HUP};
+use crate::epoll::{ERR, HUP};
 use flight::{Body, Flight, Flights, Wait};
 use poller::{Direction, Poller, Side, Slot};
 

@@ -16,7 +16,7 @@ use crate::fd::{Fd, FileKind};
 use crate::net;
 use crate::op::Token;
 
-use super::epoll::{ERR, Epoll, HUP, IN, OUT, PRI, RDHUP, Ready};
+use crate::epoll::{ERR, Epoll, HUP, IN, OUT, PRI, RDHUP, Ready};
 
 /// What an operation waits for at a descriptor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -264,5 +264,127 @@ impl Poller {
 impl AsFd for Poller {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    fn token(index: u32) -> Token {
+        Token {
+            index,
+            generation: 0,
+        }
+    }
+
+    fn events(poller: &mut Poller) -> Vec<(Slot, i16)> {
+        let n = poller.wait(false).unwrap();
+        (0..n).filter_map(|index| poller.event(index)).collect()
+    }
+
+    #[test]
+    fn waiters_keep_their_order() {
+        let mut waiters = Waiters::default();
+        for index in 0..5 {
+            waiters.push(token(index));
+        }
+        for index in [2, 0, 9] {
+            waiters.remove(token(index));
+        }
+        for index in [1, 3, 4] {
+            assert_eq!(waiters.first(), Some(token(index)));
+            waiters.remove(token(index));
+        }
+        assert!(waiters.is_empty());
+    }
+
+    #[test]
+    fn a_descriptor_is_registered_once() {
+        let mut poller = Poller::new().unwrap();
+        let (ours, mut peer) = UnixStream::pair().unwrap();
+        let ours = Fd::nonblocking(ours).unwrap();
+        assert!(poller.find(&ours).is_none());
+        let slot = poller.register(&ours).unwrap();
+        assert_eq!(poller.register(&ours.clone()).unwrap(), slot);
+        // What it is ready for at the start, then each change.
+        assert_eq!(events(&mut poller), [(slot, OUT)]);
+        assert_eq!(events(&mut poller), []);
+        for _ in 0..3 {
+            poller.get(slot).unwrap().side(Direction::Read).ready = false;
+            peer.write_all(b"x").unwrap();
+            assert_eq!(events(&mut poller), [(slot, IN | OUT)]);
+            assert!(poller.get(slot).unwrap().side(Direction::Read).ready);
+        }
+        drop(peer);
+        let [(_, last)] = events(&mut poller)[..] else {
+            panic!()
+        };
+        assert_ne!(last & HUP, 0);
+    }
+
+    #[test]
+    fn numbers_are_used_again_names_are_not() {
+        let mut poller = Poller::new().unwrap();
+        let (ours, mut peer) = UnixStream::pair().unwrap();
+        let duplicate = ours.try_clone().unwrap();
+        let first = Fd::nonblocking(ours).unwrap();
+        let number = first.as_raw_fd();
+        let old = poller.register(&first).unwrap();
+        poller.side(Side {
+            slot: old,
+            direction: Direction::Read,
+        });
+        // The very descriptor under another name: epoll knows it already.
+        let second = Fd::new(first.into_owned().unwrap());
+        assert!(poller.find(&second).is_none());
+        let new = poller.register(&second).unwrap();
+        assert_ne!(old, new);
+        assert_eq!(new.number, number as u32);
+        assert!(poller.get(old).is_none());
+        assert!(poller.get(new).is_some());
+        events(&mut poller);
+        // Closed, while the duplicate keeps the socket, and with it the kernel's registration.
+        drop(second);
+        let (other, _other_peer) = UnixStream::pair().unwrap();
+        let other = Fd::nonblocking(other).unwrap();
+        if other.as_raw_fd() == number {
+            let other = poller.register(&other).unwrap();
+            events(&mut poller);
+            peer.write_all(b"x").unwrap();
+            assert_eq!(events(&mut poller), [], "meant for {other:?}");
+        }
+        drop(duplicate);
+    }
+
+    #[test]
+    fn files_are_always_ready() {
+        let mut poller = Poller::new().unwrap();
+        let file = Fd::from(std::fs::File::open("/proc/self/exe").unwrap());
+        let slot = poller.register(&file).unwrap();
+        assert!(!poller.get(slot).unwrap().pollable);
+        assert_eq!(events(&mut poller), []);
+    }
+
+    #[test]
+    fn short_counts_speak_with_tcp_alone() {
+        let mut poller = Poller::new().unwrap();
+        let (unix, _peer) = UnixStream::pair().unwrap();
+        let slot = poller.register(&Fd::new(unix)).unwrap();
+        assert!(!poller.get(slot).unwrap().is_plain());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let tcp = Fd::new(listener.accept().unwrap().0);
+        let slot = poller.register(&tcp).unwrap();
+        events(&mut poller);
+        assert!(poller.get(slot).unwrap().is_plain());
+        // Not when the end may be behind the bytes.
+        peer.shutdown(std::net::Shutdown::Write).unwrap();
+        while poller.get(slot).unwrap().is_plain() {
+            poller.wait(true).unwrap();
+            poller.event(0);
+        }
     }
 }

@@ -177,12 +177,12 @@ impl Flight {
                 let spare = buf.spare_capacity_mut();
                 let len = clamp(spare.len().min(*len));
                 opcode::Read::new(fd(file), spare.as_mut_ptr().cast(), len)
-                    .offset(sys::maybe_offset(*offset)? as u64)
+                    .offset(place(file, *offset)?)
                     .build()
             }
             Op::Write { file, buf, offset } => {
                 opcode::Write::new(fd(file), buf.as_ptr(), clamp(buf.len()))
-                    .offset(sys::maybe_offset(*offset)? as u64)
+                    .offset(place(file, *offset)?)
                     .build()
             }
             Op::Splice {
@@ -296,6 +296,15 @@ fn raw(fd: BorrowedFd<'_>) -> types::Fd {
 /// A one-shot wait at a descriptor.
 pub(super) fn poll(fd: BorrowedFd<'_>, events: i16) -> Entry {
     opcode::PollAdd::new(raw(fd), events as u16 as u32).build()
+}
+
+/// Where to read or write. The ring would take no notice of an offset into a pipe or socket,
+/// where pread(2) says `ESPIPE`.
+fn place(file: &Fd, offset: Option<u64>) -> io::Result<u64> {
+    if offset.is_some() && matches!(file.kind(), FileKind::Pipe | FileKind::Socket) {
+        return Err(io::Error::from_raw_os_error(libc::ESPIPE));
+    }
+    Ok(sys::maybe_offset(offset)? as u64)
 }
 
 fn is_pipe(fd: &Fd) -> bool {

@@ -10,13 +10,14 @@ mod setup;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use io_uring::squeue::Entry;
 use io_uring::{IoUring, cqueue, opcode};
 
 use crate::backend::{Backend, Context, TURN_BUDGET};
 use crate::builder::Builder;
+use crate::epoll::Epoll;
 use crate::fd::Fd;
 use crate::op::{Completion, Interest, Method, Op, Output, SendFileEnd, Token};
 use crate::pipe::Lessee;
@@ -49,6 +50,15 @@ pub(crate) struct Ring {
     watched: Vec<RawFd>,
     /// Watched descriptors whose wait is over and must be begun again.
     unwatched: Vec<RawFd>,
+    /// Told by the kernel of completions, for another loop that waits. The ring's own descriptor
+    /// will not do: with deferred task work nothing wakes those who poll it.
+    events: OwnedFd,
+    /// What the other loop waits at: `events`, and what is watched. A write to an eventfd that is
+    /// watched through the ring alone may not be told: the kernel puts nested writes off, and loses
+    /// all but the first (6.18).
+    outer: Epoll,
+    /// The kernel writes to `events`: from the first flush on, since each write costs.
+    announced: bool,
 }
 
 impl Ring {
@@ -67,6 +77,11 @@ impl Ring {
                 }
             }
         }
+        let events = sys::eventfd().map_err(OpenError::Exhausted)?;
+        let outer = Epoll::new().map_err(OpenError::Exhausted)?;
+        outer
+            .add_level(events.as_fd(), 0)
+            .map_err(OpenError::Exhausted)?;
         let ring = Ring {
             ring,
             buffers,
@@ -79,6 +94,9 @@ impl Ring {
             starved: Vec::new(),
             watched: Vec::new(),
             unwatched: Vec::new(),
+            events,
+            outer,
+            announced: false,
         };
         Ok((ring, features))
     }
@@ -691,16 +709,27 @@ impl Backend for Ring {
             }
         }
         let idle = block && cx.ready.is_empty() && self.runnable.is_empty();
+        if self.announced {
+            // Before the completions are looked at: what comes later announces itself again.
+            let _ = sys::read_counter(self.events.as_fd());
+        }
         self.enter(cx, usize::from(idle))?;
         self.reap(cx);
         Ok(())
     }
 
     fn flush(&mut self, cx: &mut Context) -> io::Result<bool> {
+        if !self.announced {
+            self.ring
+                .submitter()
+                .register_eventfd(self.events.as_raw_fd())?;
+            self.announced = true;
+        }
         self.restart_starved(cx);
         self.watch_again();
         self.enter(cx, 0)?;
-        Ok(!self.runnable.is_empty() || !self.backlog.is_empty())
+        let at_hand = !self.ring.completion().is_empty();
+        Ok(at_hand || !self.runnable.is_empty() || !self.backlog.is_empty())
     }
 
     fn filled(&mut self, _cx: &mut Context, _token: Token, _transfer: Box<Transfer>) {
@@ -708,14 +737,14 @@ impl Backend for Ring {
     }
 
     fn watch(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.outer.add_level(fd, 0)?;
         self.watched.push(fd.as_raw_fd());
         self.unwatched.push(fd.as_raw_fd());
         Ok(())
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the ring's own descriptor, open as long as `self`.
-        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
+        self.outer.as_fd()
     }
 
     fn abandon(&mut self) -> usize {

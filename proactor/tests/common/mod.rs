@@ -1,6 +1,6 @@
 //! What the tests share: each case runs on both backends from one source, bounded in time.
 
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports, unused_macros)]
 
 use std::cell::RefCell;
 use std::io::{Read, Write};

@@ -1,4 +1,4 @@
-//! epoll(7): the only unsafe code of this backend.
+//! epoll(7), for the emulated port, and for other loops that wait for the ring.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -6,24 +6,24 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use crate::sys;
 
 /// Readable, in epoll's words and poll's: the bits are the same.
-pub(super) const IN: i16 = libc::POLLIN;
-pub(super) const PRI: i16 = libc::POLLPRI;
-pub(super) const OUT: i16 = libc::POLLOUT;
-pub(super) const ERR: i16 = libc::POLLERR;
-pub(super) const HUP: i16 = libc::POLLHUP;
-pub(super) const RDHUP: i16 = libc::POLLRDHUP;
+pub(crate) const IN: i16 = libc::POLLIN;
+pub(crate) const PRI: i16 = libc::POLLPRI;
+pub(crate) const OUT: i16 = libc::POLLOUT;
+pub(crate) const ERR: i16 = libc::POLLERR;
+pub(crate) const HUP: i16 = libc::POLLHUP;
+pub(crate) const RDHUP: i16 = libc::POLLRDHUP;
 
 const EDGES: u32 =
     (libc::EPOLLIN | libc::EPOLLPRI | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET) as u32;
 
 /// One event: what was registered with the descriptor, and its readiness now.
-pub(super) struct Ready {
-    pub(super) data: u64,
-    pub(super) events: i16,
+pub(crate) struct Ready {
+    pub(crate) data: u64,
+    pub(crate) events: i16,
 }
 
 /// An epoll instance and room for one batch of events.
-pub(super) struct Epoll {
+pub(crate) struct Epoll {
     fd: OwnedFd,
     batch: Vec<libc::epoll_event>,
 }
@@ -32,7 +32,7 @@ impl Epoll {
     /// Events taken by one wait.
     const BATCH: usize = 256;
 
-    pub(super) fn new() -> io::Result<Epoll> {
+    pub(crate) fn new() -> io::Result<Epoll> {
         // SAFETY: takes and touches no memory.
         let fd = sys::own(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         Ok(Epoll {
@@ -44,7 +44,7 @@ impl Epoll {
     /// Registers a descriptor for every change of its readiness, edge-triggered. Says at once
     /// (through an event) what it is ready for already. False where it can't be waited for, being
     /// always ready: regular files and some devices (`EPERM`).
-    pub(super) fn add(&self, fd: BorrowedFd<'_>, data: u64) -> io::Result<bool> {
+    pub(crate) fn add(&self, fd: BorrowedFd<'_>, data: u64) -> io::Result<bool> {
         let result = match self.control(libc::EPOLL_CTL_ADD, fd, EDGES, data) {
             // The very descriptor, of the very file, under another `Fd` before.
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {
@@ -60,7 +60,7 @@ impl Epoll {
     }
 
     /// Registers a descriptor whose readability ends waits for as long as it lasts.
-    pub(super) fn add_level(&self, fd: BorrowedFd<'_>, data: u64) -> io::Result<()> {
+    pub(crate) fn add_level(&self, fd: BorrowedFd<'_>, data: u64) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN as u32, data)
     }
 
@@ -81,7 +81,7 @@ impl Epoll {
     }
 
     /// Takes a batch of events; waits for the first if `block`. A signal ends the wait.
-    pub(super) fn wait(&mut self, block: bool) -> io::Result<usize> {
+    pub(crate) fn wait(&mut self, block: bool) -> io::Result<usize> {
         self.batch.clear();
         let timeout = if block { -1 } else { 0 };
         // SAFETY: the kernel writes at most `BATCH` events to the vector's memory, which has that
@@ -105,7 +105,7 @@ impl Epoll {
     }
 
     /// An event of the last batch.
-    pub(super) fn event(&self, index: usize) -> Ready {
+    pub(crate) fn event(&self, index: usize) -> Ready {
         // On some machines the struct is packed: its fields are copied, never borrowed.
         let libc::epoll_event { events, u64: data } = self.batch[index];
         Ready {
