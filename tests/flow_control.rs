@@ -183,7 +183,7 @@ on_both_backends! {
         let mut n = 0_u32;
         run_until(&proactor, "all", || {
             n += 1;
-            if n % 3 == 0 { transport.pause_reading() } else { transport.resume_reading() }
+            if n.is_multiple_of(3) { transport.pause_reading() } else { transport.resume_reading() }
             record.received().len() == len + 11
         });
         assert_same(&record.received()[11..], &contents(0, len));

@@ -528,36 +528,41 @@ impl Conn {
 
     // What users do.
 
+    /// Queues what was written. The iterator is a user's: the state is not borrowed while it runs.
     pub(crate) fn write(self: &Rc<Self>, data: impl IntoIterator<Item = Bytes>) -> io::Result<()> {
-        let mut state = self.state.borrow_mut();
+        if self.may_write(&mut self.state.borrow_mut())? {
+            for bytes in data {
+                let mut state = self.state.borrow_mut();
+                if matches!(state.phase, Phase::Open) {
+                    state.queue.push_data(bytes);
+                }
+            }
+            self.queued(&mut self.state.borrow_mut());
+        }
+        Ok(())
+    }
+
+    /// Whether what is written is to be queued; else it is dropped.
+    fn may_write(&self, state: &mut State) -> io::Result<bool> {
         let refused = |text| Err(io::Error::new(io::ErrorKind::BrokenPipe, text));
         match &state.phase {
-            Phase::Open if state.write_end != WriteEnd::None => {
-                return refused("write after write_eof");
-            }
-            Phase::Open if !self.is_writable() => {
-                return Err(io::Error::new(
-                    io::ErrorKind::Unsupported,
-                    "write to the reading end of a pipe",
-                ));
-            }
-            Phase::Open => {}
+            Phase::Open if state.write_end != WriteEnd::None => refused("write after write_eof"),
+            Phase::Open if !self.is_writable() => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "write to the reading end of a pipe",
+            )),
+            Phase::Open => Ok(true),
             Phase::Ending { error: Some(_), .. } | Phase::Lost { broken: true } => {
                 state.lost_writes = state.lost_writes.saturating_add(1);
                 if state.lost_writes >= 5 {
                     log::warn!("a write to a lost connection is dropped");
                 }
-                return Ok(());
+                Ok(false)
             }
             Phase::Closing | Phase::Ending { .. } | Phase::Lost { .. } => {
-                return refused("write to a transport that is closing");
+                refused("write to a transport that is closing")
             }
         }
-        for bytes in data {
-            state.queue.push_data(bytes);
-        }
-        self.queued(&mut state);
-        Ok(())
     }
 
     fn is_writable(&self) -> bool {
@@ -597,6 +602,12 @@ impl Conn {
         if !open {
             self.finish(&mut state.events, file, End::Closing);
             self.poke(&mut state);
+            if !state.tick && !self.settling.get() {
+                // The proactor is gone: nobody will be told, and nothing may be kept for that.
+                let events = std::mem::take(&mut state.events);
+                drop(state);
+                drop(events);
+            }
             return id;
         }
         if let Some(at) = timeout.and_then(|timeout| Instant::now().checked_add(timeout)) {
@@ -739,6 +750,14 @@ impl Handler for Conn {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_is_small() {
+        // What ten thousand stalled ones cost is ten thousand times this.
+        let (conn, send, event) = (size_of::<Conn>(), size_of::<FileSend>(), size_of::<Event>());
+        assert!(conn + send <= 1024, "{conn} + {send}");
+        assert!(event <= 48, "{event}");
+    }
 
     #[test]
     fn keys_come_back() {

@@ -69,8 +69,8 @@ pub(crate) struct FileSend {
     promised: bool,
     /// Where the descriptor's position stood at the start, where that is to be moved.
     position: Option<u64>,
-    /// The source has ended.
-    pub(crate) eof: bool,
+    /// Where the source was found to end, in bytes of the send.
+    ended: Option<u64>,
     pub(crate) failure: Option<io::Error>,
     /// It is to end before its time.
     pub(crate) stop: Option<End>,
@@ -111,7 +111,7 @@ impl FileSend {
             total: None,
             promised: false,
             position: None,
-            eof: false,
+            ended: None,
             failure: None,
             stop: None,
             choice: options.route.unwrap_or(default),
@@ -217,7 +217,9 @@ impl FileSend {
 
     fn open_seekable(&mut self, fd: Fd, start: u64) -> io::Result<()> {
         // Positions end there; nothing is behind.
-        self.eof = start > i64::MAX as u64;
+        if start > i64::MAX as u64 {
+            self.ended = Some(0);
+        }
         if self.total.is_none() && fd.kind() == FileKind::Regular {
             let size = match fd.filesystem() {
                 Filesystem::Generated => 0,
@@ -246,10 +248,16 @@ impl FileSend {
     /// Bytes that are neither sent nor gathered; `None` where only the source's end tells.
     pub(crate) fn left(&self) -> Option<u64> {
         let done = self.sent + self.gathered as u64;
-        if self.eof {
-            return Some((self.head.len() as u64).saturating_sub(self.gathered as u64));
-        }
-        self.total.map(|total| total.saturating_sub(done))
+        let end = match (self.total, self.ended) {
+            (Some(total), Some(ended)) => Some(total.min(ended)),
+            (total, ended) => total.or(ended),
+        };
+        end.map(|end| end.saturating_sub(done))
+    }
+
+    /// The source ends behind what was read of it.
+    pub(crate) fn end_here(&mut self) {
+        self.ended = Some(self.sent + self.gathered as u64 + self.chunk().len() as u64);
     }
 
     /// Bytes of `head` that are not gathered yet.
@@ -299,7 +307,7 @@ impl FileSend {
         if !self.chunk().is_empty() {
             return Next::Chunk;
         }
-        if self.eof {
+        if self.ended.is_some_and(|ended| ended <= done) {
             return Next::Over(if self.total.is_some() {
                 End::Truncated
             } else {

@@ -739,7 +739,7 @@ impl Conn {
         let whole = matches!(completion.result, Ok(Output::Sent(SendFileEnd::Complete)));
         state.out.corked |= !whole;
         match completion.result {
-            Ok(Output::Sent(SendFileEnd::EndOfFile)) => file.eof = true,
+            Ok(Output::Sent(SendFileEnd::EndOfFile)) => file.end_here(),
             Ok(Output::Sent(SendFileEnd::NoPipe)) => {
                 let stuck = file.no_pipe;
                 file.no_pipe = true;
@@ -777,7 +777,7 @@ impl Conn {
             return;
         };
         match completion.result {
-            Ok(_) if completion.transferred == 0 => file.eof = true,
+            Ok(_) if completion.transferred == 0 => file.end_here(),
             Ok(_) => {
                 file.gathered += completion.transferred as usize;
                 file.no_pipe = false;
@@ -813,7 +813,7 @@ impl Conn {
                 *chunk = buf;
                 return;
             }
-            Ok(_) => file.eof = true,
+            Ok(_) => file.end_here(),
             Err(e) => match e.raw_os_error() {
                 Some(libc::ECANCELED) => {}
                 Some(libc::EAGAIN) => {
@@ -844,7 +844,7 @@ impl Conn {
                 *reader = Some(back.reader);
                 *chunk = back.buf;
                 match back.result {
-                    Ok(End::EndOfFile) => file.eof = true,
+                    Ok(End::EndOfFile) => file.end_here(),
                     Ok(_) => {}
                     Err(e) => file.failure = Some(e),
                 }
@@ -908,7 +908,7 @@ fn gather_file(
             return Gathered::Part;
         };
         match fd.read_nowait(buf, want, offset) {
-            Ok(0) => file.eof = true,
+            Ok(0) => file.end_here(),
             Ok(n) => {
                 file.gathered += n;
                 file.no_pipe = false;

@@ -216,3 +216,99 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SendOptions;
+    use crate::route::RouteChoice;
+    use crate::source::Kind;
+
+    fn file(id: u64, len: usize, options: SendOptions) -> Box<FileSend> {
+        let kind = Kind::Bytes(Bytes::from(vec![0; len]));
+        let on_sent = Box::new(|_: &_, _| {});
+        Box::new(FileSend::new(id, kind, options, RouteChoice::Auto, on_sent))
+    }
+
+    /// Gathers all that there is; it is in memory.
+    fn gather(queue: &mut Queue) -> usize {
+        let mut total = 0;
+        for entry in &mut queue.entries {
+            total += match entry {
+                Entry::Data(data) => {
+                    data.gathered = data.bytes.len();
+                    data.gathered
+                }
+                Entry::File(file) => {
+                    file.start();
+                    file.gathered = file.head.len();
+                    file.gathered
+                }
+            };
+        }
+        total
+    }
+
+    fn queue() -> Queue {
+        let mut queue = Queue::new(65);
+        queue.push_data(Bytes::new());
+        queue.push_data(Bytes::from_static(b"0123456789"));
+        queue.push_file(file(1, 5, SendOptions::new()));
+        queue.push_file(file(2, 0, SendOptions::new()));
+        queue.push_data(Bytes::from_static(b"abc"));
+        queue.push_file(file(3, 100, SendOptions::new().write_weight(7)));
+        queue
+    }
+
+    #[test]
+    fn bytes_and_weights_are_counted() {
+        let mut queue = queue();
+        assert_eq!(queue.data_len(), 13);
+        // What a file counts is known once it is started.
+        assert_eq!(queue.pressure(), 13 + 65 + 65 + 7);
+        gather(&mut queue);
+        for at in 0..5 {
+            queue.recount(at);
+        }
+        assert_eq!(queue.pressure(), 13 + 5 + 7);
+        queue.set_default_weight(3);
+        assert_eq!(queue.pressure(), 13 + 3 + 7);
+        assert_eq!(queue.leading_data(), (1, 10));
+    }
+
+    #[test]
+    fn what_was_taken_leaves_in_order() {
+        for step in 1..=118 {
+            let mut queue = queue();
+            let mut left = gather(&mut queue);
+            assert_eq!(left, 118);
+            let mut over = Vec::new();
+            while left > 0 {
+                let n = left.min(step);
+                queue.consume(n, |file| over.push((file.id, file.sent)));
+                left -= n;
+                queue.ungather();
+                gather(&mut queue);
+                assert_eq!(queue.is_empty(), left == 0);
+            }
+            assert_eq!(over, [(1, 5), (2, 0), (3, 100)]);
+            assert_eq!((queue.data_len(), queue.pressure()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn what_is_taken_out_counts_no_more() {
+        let mut queue = queue();
+        let at = queue.find(2).unwrap();
+        assert_eq!(queue.take(at).map(|file| file.id), Some(2));
+        assert!(queue.find(2).is_none());
+        assert_eq!(queue.pressure(), 13 + 65 + 7);
+        assert!(queue.take(0).is_none());
+        assert_eq!(queue.pressure(), 3 + 65 + 7);
+        let mut over = Vec::new();
+        queue.clear(|file| over.push(file.id));
+        assert_eq!(over, [1, 3]);
+        assert_eq!(queue.pressure(), 0);
+        assert!(queue.is_empty());
+    }
+}

@@ -56,3 +56,11 @@ pub fn data_segments_received(socket: &std::net::TcpStream) -> u32 {
     assert_eq!(result, 0);
     u32::from_ne_bytes(info[AT..AT + 4].try_into().unwrap())
 }
+
+/// Takes a file that has been written to the disk out of the page cache.
+pub fn forget_cached(file: &File) {
+    use std::os::fd::AsRawFd;
+    // SAFETY: takes and touches no memory.
+    let result = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    assert_eq!(result, 0);
+}

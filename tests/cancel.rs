@@ -1,0 +1,402 @@
+//! Cancels, deadlines, faults, and the proactor's end with all of that under way.
+
+mod common;
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use common::*;
+use spliceport::proactor::{Fd, Proactor};
+use spliceport::{End, Route, RouteChoice, SendOptions, Source};
+
+const LEN: u64 = 5_000_000;
+
+on_both_backends! {
+    fn c28_cancel_before_the_start(proactor: Proactor) {
+        for route in ROUTES {
+            let (transport, record, peer) = open(&proactor);
+            let reader = read_all(peer);
+            let first = send(&transport, file(1000), by(route));
+            let second = send(&transport, file(LEN), by(route));
+            let third = send(&transport, file(2000), by(route));
+            assert!(!second.handle.is_done());
+            second.handle.cancel();
+            second.handle.cancel();
+            assert!(!second.is_there(), "not from inside the call");
+            transport.close();
+            first.succeed(&proactor, 1000);
+            third.succeed(&proactor, 2000);
+            assert_eq!((second.sent(), second.end()), (0, End::Cancelled));
+            assert!(second.routes().is_empty());
+            assert!(second.handle.is_done());
+            second.handle.cancel();
+            let expected = [contents(0, 1000), contents(0, 2000)].concat();
+            assert_same(&join(&proactor, reader), &expected);
+            run_until(&proactor, "the end", || record.is_lost());
+            assert_eq!(record.signals().last(), Some(&Note::Lost(None)));
+        }
+    }
+
+    fn c28a_cancel_of_one_that_waits_behind_a_stalled_one(proactor: Proactor) {
+        for route in ROUTES {
+            let (ours, peer) = tight_tcp();
+            let (transport, _record) = over(&proactor, ours);
+            let first = send(&transport, file(LEN), by(route));
+            let second = send(&transport, file(LEN), by(route));
+            transport.write(&b"end"[..]).unwrap();
+            run_a_while(&proactor);
+            second.handle.cancel();
+            // It is told at once, not when the first is through.
+            second.wait(&proactor);
+            assert_eq!((second.sent(), second.end()), (0, End::Cancelled));
+            assert!(!first.is_there());
+            transport.close();
+            let reader = read_all(peer);
+            first.succeed(&proactor, LEN);
+            let expected = [&contents(0, LEN as usize)[..], b"end"].concat();
+            assert_same(&join(&proactor, reader), &expected);
+        }
+    }
+
+    fn c28b_cancel_midway_cuts_the_connection(proactor: Proactor) {
+        for route in ROUTES {
+            let (ours, peer) = tight_tcp();
+            let (transport, record) = over(&proactor, ours);
+            let outcome = send(&transport, file(LEN), by(route));
+            transport.write(&b"never"[..]).unwrap();
+            let behind = send(&transport, file(10), by(route));
+            run_a_while(&proactor);
+            outcome.handle.cancel();
+            outcome.wait(&proactor);
+            let sent = outcome.sent();
+            assert_eq!(outcome.end(), End::Cancelled);
+            assert!(sent > 0 && sent < LEN, "{route:?} {sent}");
+            if let RouteChoice::Force(route) = route {
+                assert_eq!(outcome.routes(), [route]);
+            }
+            run_until(&proactor, "the end", || record.is_lost());
+            assert_eq!((behind.sent(), behind.end()), (0, End::Cancelled));
+            assert!(matches!(record.notes().last(), Some(Note::Lost(Some(_)))));
+            let (bytes, error) = join(&proactor, read_until_error(peer));
+            assert_eq!(error.map(|e| e.kind()), Some(io::ErrorKind::ConnectionReset));
+            assert_same(&bytes, &contents(0, bytes.len()));
+        }
+    }
+
+    fn c28c_cancel_midway_with_the_connection_kept(proactor: Proactor) {
+        for route in ROUTES {
+            let (ours, peer) = tight_tcp();
+            let (transport, record) = over(&proactor, ours);
+            let outcome = send(&transport, file(LEN), by(route).keep_connection(true));
+            transport.write(&b"<behind>"[..]).unwrap();
+            let behind = send(&transport, file(70_000), by(route));
+            run_a_while(&proactor);
+            outcome.handle.cancel();
+            transport.close();
+            let reader = read_all(peer);
+            behind.succeed(&proactor, 70_000);
+            let sent = outcome.sent();
+            assert!(sent > 0 && sent < LEN);
+            // The count is what the peer got, to the byte; nothing of a pipe's rest came after it.
+            let expected =
+                [&contents(0, sent as usize)[..], b"<behind>", &contents(0, 70_000)].concat();
+            assert_same(&join(&proactor, reader), &expected);
+            run_until(&proactor, "the end", || record.is_lost());
+            assert_eq!(record.signals().last(), Some(&Note::Lost(None)));
+        }
+    }
+
+    fn c29_cancel_at_any_moment(proactor: Proactor) {
+        // After each number of turns, so that each phase is met.
+        for route in ROUTES {
+            for turns in 0..40 {
+                let (ours, peer) = tcp();
+                let (transport, record) = over(&proactor, ours);
+                transport.write(&b"head"[..]).unwrap();
+                let source = Source::file(file(3_000_000), ..);
+                let outcome = send(&transport, source, by(route).keep_connection(true));
+                let reader = read_all(peer);
+                for _ in 0..turns {
+                    proactor.run_once(Some(Duration::ZERO)).unwrap();
+                }
+                outcome.handle.cancel();
+                transport.close();
+                outcome.wait(&proactor);
+                run_until(&proactor, "the end", || record.is_lost());
+                let sent = outcome.sent() as usize;
+                assert!(sent == 3_000_000 || outcome.end() == End::Cancelled);
+                let expected = [b"head", &contents(0, sent)[..]].concat();
+                assert_same(&join(&proactor, reader), &expected);
+            }
+        }
+        assert_eq!(proactor.stats().pipes_leased, 0);
+    }
+
+    fn c29a_cancel_of_a_reader_that_hangs(proactor: Proactor) {
+        struct Hangs(mpsc::Receiver<()>);
+        impl Read for Hangs {
+            fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+                // Until the test lets go.
+                let _ = self.0.recv();
+                buf[0] = b'?';
+                Ok(1)
+            }
+        }
+        for abort in [false, true] {
+            let (let_go, hangs) = mpsc::channel();
+            let (transport, record, peer) = open(&proactor);
+            let reader = read_until_error(peer);
+            let outcome = send(&transport, Source::reader(Hangs(hangs), None), SendOptions::new());
+            transport.write(&b"behind"[..]).unwrap();
+            run_a_while(&proactor);
+            if abort {
+                transport.abort();
+            } else {
+                outcome.handle.cancel();
+                transport.close();
+            }
+            run_until(&proactor, "the end", || record.is_lost());
+            assert_eq!((outcome.sent(), outcome.end()), (0, End::Cancelled));
+            drop(let_go);
+            let (bytes, _) = join(&proactor, reader);
+            assert_same(&bytes, if abort { b"" } else { b"behind" });
+        }
+    }
+
+    fn c29b_cancel_of_pipes_that_have_nothing(proactor: Proactor) {
+        for route in ROUTES {
+            let (reading, writing) = std::io::pipe().unwrap();
+            let (transport, _record, peer) = open(&proactor);
+            let reader = read_all(peer);
+            let source = Source::file(OwnedFd::from(reading), ..);
+            let outcome = send(&transport, source, by(route));
+            transport.write(&b"behind"[..]).unwrap();
+            run_a_while(&proactor);
+            assert!(!outcome.is_there());
+            outcome.handle.cancel();
+            outcome.wait(&proactor);
+            assert_eq!((outcome.sent(), outcome.end()), (0, End::Cancelled));
+            transport.close();
+            assert_same(&join(&proactor, reader), b"behind");
+            drop(writing);
+        }
+    }
+
+    fn c29c_cancel_from_inside_callbacks(proactor: Proactor) {
+        for route in ROUTES {
+            let (transport, record, peer) = open(&proactor);
+            let reader = read_until_error(peer);
+            let handle = Rc::new(RefCell::new(None::<spliceport::SendHandle>));
+            let other = Rc::clone(&handle);
+            let options = by(route).progress(move |_, sent| {
+                assert!(sent > 0);
+                if let Some(handle) = &*other.borrow() {
+                    handle.cancel();
+                }
+            });
+            let outcome = send(&transport, file(30_000_000), options);
+            *handle.borrow_mut() = Some(outcome.handle.clone());
+            outcome.wait(&proactor);
+            assert_eq!(outcome.end(), End::Cancelled);
+            assert!(outcome.sent() <= 3 << 20, "{}", outcome.sent());
+            run_until(&proactor, "the end", || record.is_lost());
+            join(&proactor, reader);
+        }
+    }
+
+    fn c30_deadlines(proactor: Proactor) {
+        for route in ROUTES {
+            let (ours, peer) = tight_tcp();
+            let (transport, record) = over(&proactor, ours);
+            let options = by(route).timeout(Duration::from_millis(80));
+            let start = Instant::now();
+            let outcome = send(&transport, file(LEN), options);
+            // One that waits in the queue as well; and one that has time.
+            let waiting = by(route).timeout(Duration::from_millis(40));
+            let waiting = send(&transport, file(10), waiting);
+            waiting.wait(&proactor);
+            assert_eq!((waiting.sent(), waiting.end()), (0, End::TimedOut));
+            assert_eq!(waiting.kind(), Some(io::ErrorKind::TimedOut));
+            assert!(!outcome.is_there());
+            outcome.wait(&proactor);
+            assert!(start.elapsed() >= Duration::from_millis(80));
+            assert_eq!(outcome.end(), End::TimedOut);
+            assert_eq!(outcome.kind(), Some(io::ErrorKind::TimedOut));
+            assert!(outcome.sent() > 0 && outcome.sent() < LEN);
+            run_until(&proactor, "the end", || record.is_lost());
+            assert_eq!(record.notes().last(), Some(&Note::Lost(Some(io::ErrorKind::TimedOut))));
+            drop(peer);
+
+            let (transport, _record, peer) = open(&proactor);
+            let options = by(route).timeout(Duration::from_secs(1000));
+            let outcome = send(&transport, file(LEN), options);
+            transport.close();
+            let reader = read_all(peer);
+            outcome.succeed(&proactor, LEN);
+            join(&proactor, reader);
+        }
+        run_a_while(&proactor);
+        assert_eq!(proactor.stats().in_flight, 0, "no deadline is left behind");
+    }
+
+    fn c32_files_that_change_during_the_send(proactor: Proactor) {
+        for route in ROUTES {
+            // Truncated.
+            let (ours, peer) = tight_tcp();
+            let (transport, _record) = over(&proactor, ours);
+            let f = file(LEN);
+            let outcome = send(&transport, f.try_clone().unwrap(), by(route).keep_connection(true));
+            run_a_while(&proactor);
+            f.set_len(LEN / 2).unwrap();
+            transport.close();
+            let reader = read_all(peer);
+            outcome.wait(&proactor);
+            assert_eq!(outcome.end(), End::Truncated);
+            assert_eq!(outcome.kind(), Some(io::ErrorKind::UnexpectedEof));
+            let bytes = join(&proactor, reader);
+            assert_eq!(outcome.sent(), bytes.len() as u64, "{route:?}");
+            assert_eq!(bytes.len() as u64, LEN / 2, "{route:?} {}", outcome.text());
+
+            // Grown: what was seen at the start.
+            let (ours, peer) = tight_tcp();
+            let (transport, _record) = over(&proactor, ours);
+            let mut f = file(1_000_000);
+            let outcome = send(&transport, f.try_clone().unwrap(), by(route));
+            run_a_while(&proactor);
+            f.seek(SeekFrom::End(0)).unwrap();
+            io::Write::write_all(&mut f, &[1; 100_000]).unwrap();
+            transport.close();
+            let reader = read_all(peer);
+            outcome.succeed(&proactor, 1_000_000);
+            assert_same(&join(&proactor, reader), &contents(0, 1_000_000));
+        }
+    }
+
+    fn c35_drop_of_the_proactor(proactor: Proactor) {
+        struct Alive(#[allow(dead_code)] Rc<()>);
+        let token = Rc::new(());
+        let mut kept = Vec::new();
+        let ends = Rc::new(RefCell::new(Vec::new()));
+        for route in ROUTES {
+            for reading in [true, false] {
+                let (ours, peer) = tight_tcp();
+                let (transport, record) = over(&proactor, ours);
+                if !reading {
+                    transport.pause_reading();
+                }
+                transport.write(contents(0, 100)).unwrap();
+                for _ in 0..2 {
+                    let alive = Alive(Rc::clone(&token));
+                    let ends = Rc::clone(&ends);
+                    let options = by(route).timeout(Duration::from_secs(50));
+                    transport.send_file(file(LEN), options, move |transport, outcome| {
+                        let _alive = alive;
+                        ends.borrow_mut().push(outcome.end);
+                        // What is done now does no harm.
+                        let _ = transport.write(&b"x"[..]);
+                        transport.close();
+                    });
+                }
+                kept.push((transport, record, peer));
+            }
+        }
+        // Idle ones, paused or not, and one with a reader.
+        for n in 0..3 {
+            let (transport, record, peer) = open(&proactor);
+            if n == 1 {
+                transport.pause_reading();
+            }
+            if n == 2 {
+                send(&transport, Source::reader(io::repeat(7), None), SendOptions::new());
+            }
+            kept.push((transport, record, peer));
+        }
+        run_a_while(&proactor);
+        let start = Instant::now();
+        drop(proactor);
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        assert_eq!(Rc::strong_count(&token), 1);
+        assert_eq!(ends.borrow()[..], [End::Cancelled; 4 * ROUTES.len()]);
+        for (transport, record, _) in &kept {
+            assert!(matches!(record.notes().last(), Some(Note::Lost(Some(_)))), "{:?}", record.notes());
+            // Afterwards nothing happens, and nothing breaks.
+            let _ = transport.write(&b"x"[..]);
+            transport.send_file(file(1), SendOptions::new(), |_, _| {}).cancel();
+            transport.resume_reading();
+            transport.close();
+            transport.abort();
+            assert!(transport.is_closing());
+        }
+    }
+
+    fn c36_progress_is_monotonic_and_ends_with_the_count(proactor: Proactor) {
+        for route in ROUTES {
+            for len in [0_u64, 1, 1000, 40_000, 10_000_001] {
+                let (transport, _record, peer) = open(&proactor);
+                let reader = read_all(peer);
+                let seen = Rc::new(RefCell::new(Vec::new()));
+                let notes = Rc::clone(&seen);
+                let options = by(route).progress(move |_, sent| notes.borrow_mut().push(sent));
+                let outcome = send(&transport, file(len), options);
+                transport.close();
+                outcome.succeed(&proactor, len);
+                let seen = seen.borrow();
+                assert!(seen.windows(2).all(|w| w[0] < w[1]), "{seen:?}");
+                assert_eq!(seen.last().copied().unwrap_or(0), len);
+                assert!(seen.len() as u64 >= len / (1 << 20));
+                assert_eq!(join(&proactor, reader).len() as u64, len);
+            }
+        }
+    }
+
+    fn c36a_pacing(proactor: Proactor) {
+        // Side by side, a second's worth each.
+        let rate = 400_000_u64;
+        let start = Instant::now();
+        let mut sends = Vec::new();
+        for route in ROUTES {
+            let (transport, _record, peer) = open(&proactor);
+            let reader = read_all(peer);
+            transport.write(&b"head"[..]).unwrap();
+            let done = Rc::new(Cell::new(None));
+            let at = Rc::clone(&done);
+            transport.send_file(file(rate), by(route).rate(rate), move |transport, outcome| {
+                assert!(outcome.is_success(), "{outcome:?}");
+                at.set(Some(start.elapsed()));
+                transport.close();
+            });
+            sends.push((done, reader));
+        }
+        for (done, reader) in sends {
+            run_until(&proactor, "a paced send", || done.get().is_some());
+            let took = done.get().unwrap().as_secs_f64();
+            assert!(took > 0.9, "{took}");
+            assert!(took < 2.0, "{took}");
+            let expected = [&b"head"[..], &contents(0, rate as usize)].concat();
+            assert_same(&join(&proactor, reader), &expected);
+        }
+    }
+
+    fn c39_cold_files(proactor: Proactor) {
+        for route in [RouteChoice::Auto, RouteChoice::Force(Route::Copy), RouteChoice::Force(Route::Chain)] {
+            for len in [1_u64, 20_000, 300_000, 8_000_000] {
+                let f = file(len);
+                f.sync_all().unwrap();
+                kernel::forget_cached(&f);
+                let (transport, _record, peer) = open(&proactor);
+                let reader = read_all(peer);
+                transport.write(&b"head"[..]).unwrap();
+                let outcome = send(&transport, Fd::from(f), by(route));
+                transport.write(&b"tail"[..]).unwrap();
+                transport.close();
+                outcome.succeed(&proactor, len);
+                let expected = [b"head", &contents(0, len as usize)[..], b"tail"].concat();
+                assert_same(&join(&proactor, reader), &expected);
+            }
+        }
+    }
+}
