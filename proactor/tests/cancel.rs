@@ -581,6 +581,32 @@ fn a_storm(builder: Builder) {
     assert_eq!(call(&proactor, recv(&socket)).transferred, 11);
 }
 
+/// Those behind a transfer that waits for its source have all they need.
+#[test]
+fn the_line_goes_on_at_once() {
+    let proactor = emulated().build().unwrap();
+    let (source, _write) = pipe();
+    for method in METHODS {
+        let (socket, mut peer) = connected(Wire::Unix);
+        let mut op = transfer(&source, &socket, 100, method);
+        op.offset = None;
+        let sending = start(&proactor, Op::SendFile(op));
+        let behind = start(
+            &proactor,
+            Op::Send {
+                socket,
+                buf: Bytes::from_static(b"behind").into(),
+                more: false,
+            },
+        );
+        run_idle(&proactor);
+        assert_eq!(behind.count(), 0);
+        assert!(cancel_quickly(&proactor, &sending).is_cancelled());
+        assert_eq!(end(&proactor, &behind).transferred, 6);
+        assert_eq!(peer.read_bytes(6), b"behind");
+    }
+}
+
 /// A blocking read on a worker waits for readiness first, so that a cancel ends it.
 #[test]
 fn a_blocking_pipe_is_let_go() {
