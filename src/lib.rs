@@ -30,3 +30,8 @@ pub use route::{Route, RouteChoice, Routes};
 pub use send::{End, SendError, SendHandle, SendOptions, SendOutcome};
 pub use source::Source;
 pub use transport::{Transport, TransportOptions};
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,7 +1,8 @@
 //! A keep-alive HTTP load as cheap as it can be, so that the server is what is measured: a process
 //! of its own on the other processor. It reads one response in full to learn its length, and from
-//! then on counts bytes and throws them away (`MSG_TRUNC`: without copying). Every response must be
-//! as long as the first; bounded in time.
+//! then on counts bytes and throws them away (`MSG_TRUNC`: without copying). It never sleeps, so
+//! that no server pays for waking it, which over a network none would. Every response must be as
+//! long as the first; bounded in time.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -24,8 +25,8 @@ pub struct Report {
     pub p50_micros: u64,
     pub p99_micros: u64,
     pub p999_micros: u64,
-    /// Share of the time in which the load's own processor was busy with it: near 1, it is the
-    /// load that limits.
+    /// Share of the time in which the load had something to do: near 1, it is the load that
+    /// limits.
     pub busy: f64,
 }
 
@@ -137,15 +138,19 @@ fn load(address: SocketAddr, path: &str, connections: usize, time: Duration) -> 
     let mut histogram =
         Histogram::<u64>::new_with_bounds(1, 3_600_000_000, 3).map_err(io::Error::other)?;
     let mut bytes = 0;
-    let cpu = crate::measure::Cpu::now();
+    let mut idle = Duration::ZERO;
     let start = Instant::now();
     for connection in &mut all {
         ask(connection, &request, length)?;
     }
     let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; 512];
     while start.elapsed() < time {
+        let looked = Instant::now();
         // SAFETY: the kernel writes at most as many events as the vector has.
-        let n = unsafe { libc::epoll_wait(epoll.as_raw_fd(), events.as_mut_ptr(), 512, 1000) };
+        let n = unsafe { libc::epoll_wait(epoll.as_raw_fd(), events.as_mut_ptr(), 512, 0) };
+        if n == 0 {
+            idle += looked.elapsed();
+        }
         for event in &events[..n.max(0) as usize] {
             let connection = &mut all[event.u64 as usize];
             // SAFETY: with MSG_TRUNC, TCP throws the bytes away and writes nothing (tcp(7)).
@@ -190,7 +195,7 @@ fn load(address: SocketAddr, path: &str, connections: usize, time: Duration) -> 
         p50_micros: histogram.value_at_quantile(0.5),
         p99_micros: histogram.value_at_quantile(0.99),
         p999_micros: histogram.value_at_quantile(0.999),
-        busy: crate::measure::Cpu::now().since(cpu) / seconds,
+        busy: 1.0 - idle.as_secs_f64() / seconds,
     })
 }
 

@@ -81,7 +81,12 @@ fn run_to_end<T>(
                 cancel();
                 continue;
             }
-            _ => return Err(io::ErrorKind::Interrupted.into()),
+            _ => {
+                if !cancelled {
+                    cancel();
+                }
+                return Err(io::ErrorKind::Interrupted.into());
+            }
         }
         proactor.run_once(None)?;
     }

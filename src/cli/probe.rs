@@ -102,10 +102,13 @@ impl<'a> Report<'a> {
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "spliceport {} on Linux {}", self.version, self.kernel)?;
-        writeln!(f, "backend: {} ({})", self.backend, self.reason)?;
-        if let Some(refusal) = &self.refusal {
-            writeln!(f, "\nio_uring can't be had: {}", refusal.what)?;
-            writeln!(f, "what to do: {}", refusal.advice)?;
+        match &self.refusal {
+            None => writeln!(f, "backend: {} ({})", self.backend, self.reason)?,
+            Some(refusal) => {
+                writeln!(f, "backend: {} (io_uring can't be had)", self.backend)?;
+                writeln!(f, "\nwhat happened: {}", refusal.what)?;
+                writeln!(f, "what to do: {}", refusal.advice)?;
+            }
         }
         if !self.features.is_empty() {
             writeln!(f, "\nfeatures of io_uring")?;

@@ -7,6 +7,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::proactor::net::{self, ListenOptions};
 use crate::proactor::{Address, BackendChoice, BackendKind, Fd, Proactor};
 use crate::streamer::{Server, ServerOptions};
@@ -35,6 +37,7 @@ enum Door {
 }
 
 pub(super) fn run(args: &Serve) -> Result<(), Failure> {
+    raise_open_files();
     let root = open_root(args)?;
     let address = address::resolve(&args.listen)?.swap_remove(0);
     let cpus = || thread::available_parallelism().map_or(1, NonZero::get);
@@ -104,6 +107,19 @@ pub(super) fn run(args: &Serve) -> Result<(), Failure> {
         result = result.and(ended);
     }
     result
+}
+
+/// Allows this process as many descriptors as it may allow itself: each connection has one, and
+/// the usual soft limit of 1024 is there for programs that use select(2).
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(e) = setrlimit(Resource::Nofile, raised) {
+        log::debug!("the limit of open files stays as it is: {e}");
+    }
 }
 
 fn open_root(args: &Serve) -> Result<Fd, Failure> {

@@ -222,6 +222,11 @@ impl Connection {
         let mut at = 0;
         loop {
             at += self.state.borrow_mut().skip_body(data.len() - at);
+            // Empty lines before a request are no part of it, nor the beginning of one.
+            at += data[at..]
+                .iter()
+                .take_while(|b| b"\r\n".contains(b))
+                .count();
             if at == data.len() || !self.state.borrow().may_answer() {
                 return at;
             }

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::ffi::OsString;
-use std::fs::{File, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -96,8 +96,8 @@ struct State {
     writing: bool,
     /// The file is being put in its place.
     placing: bool,
-    /// Why it was given up; the sender is being told.
-    failure: Option<io::Error>,
+    /// What became of it; the sender is being told.
+    result: Option<io::Result<Received>>,
 }
 
 /// Waits on a listening socket for one sender (see [`send`](super::send)) and puts its file at
@@ -107,7 +107,8 @@ struct State {
 /// there and on the disk, and removed if they never are.
 ///
 /// # Errors
-/// Those of making the temporary file, and of accepting.
+/// `IsADirectory`, or `AlreadyExists` where the target is a device or the like; those of making
+/// the temporary file, and of accepting.
 pub fn receive(
     proactor: &Proactor,
     socket: Fd,
@@ -115,8 +116,13 @@ pub fn receive(
     options: ReceiverOptions,
     done: impl FnOnce(io::Result<Received>) + 'static,
 ) -> io::Result<Receiving> {
-    if target.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
+    match fs::metadata(target) {
+        Ok(there) if there.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+        Ok(there) if !there.is_file() => {
+            let what = "there is something that is no regular file, and is not replaced";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+        }
+        _ => {}
     }
     let temporary = temporary_beside(target)?;
     let file = Fd::from(temporary.as_file().try_clone()?);
@@ -138,7 +144,7 @@ pub fn receive(
             spare: BytesMut::new(),
             writing: false,
             placing: false,
-            failure: None,
+            result: None,
         }),
     });
     if let Some(timeout) = timeout {
@@ -202,7 +208,7 @@ impl Protocol for Link {
     fn eof_received(&mut self, _: &Transport) -> bool {
         self.0.broken(None);
         // If all is here, the sender is still to be told.
-        self.0.state.borrow().failure.is_none()
+        !self.0.state.borrow().is_over()
     }
 
     fn connection_lost(&mut self, error: Option<io::Error>) {
@@ -382,12 +388,19 @@ impl Job {
             let state = self.state.borrow();
             (state.written, state.started.elapsed())
         };
+        let told = {
+            let mut state = self.state.borrow_mut();
+            state.result = Some(Ok(Received { bytes, time }));
+            state.transport.is_some()
+        };
         // The file is in its place, whether the sender still hears of it or not.
         if let Err(error) = transport.write(frame::confirmation(bytes)) {
             log::warn!("the sender can't be told that the file has arrived: {error}");
         }
         transport.close();
-        self.finish(Ok(Received { bytes, time }));
+        if !told {
+            self.lost();
+        }
     }
 
     /// The connection ended, or the sender's side of it.
@@ -422,7 +435,7 @@ impl Job {
                 return;
             }
             let answer = frame::refusal(&error.to_string());
-            state.failure = Some(error);
+            state.result = Some(Err(error));
             state.listener = None;
             state.buffer = BytesMut::new();
             (state.transport.clone(), state.temporary.take(), answer)
@@ -448,21 +461,14 @@ impl Job {
 
     /// The connection is no more.
     fn lost(&self) {
-        let failure = {
+        let (result, done) = {
             let mut state = self.state.borrow_mut();
             state.transport = None;
-            state.failure.take()
-        };
-        if let Some(error) = failure {
-            self.finish(Err(error));
-        }
-    }
-
-    fn finish(&self, result: io::Result<Received>) {
-        let done = {
-            let mut state = self.state.borrow_mut();
-            state.transport = None;
-            state.done.take()
+            match state.result.take() {
+                // All was received; it is being put in its place.
+                None => return,
+                Some(result) => (result, state.done.take()),
+            }
         };
         if let Some(done) = done {
             done(result);
@@ -471,8 +477,8 @@ impl Job {
 }
 
 impl State {
-    /// Whether it has failed or ended.
+    /// Whether it has failed or succeeded.
     fn is_over(&self) -> bool {
-        self.failure.is_some() || self.done.is_none()
+        self.result.is_some() || self.done.is_none()
     }
 }

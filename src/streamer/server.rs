@@ -93,9 +93,7 @@ impl Server {
         });
         let transport = TransportOptions::default().route(shared.options.route);
         let for_each = Rc::clone(&shared);
-        let factory = move |socket: &Fd| {
-            // What is small is not to wait for what follows; Unix sockets know no such wait.
-            let _ = net::set_nodelay(socket);
+        let factory = move |_: &Fd| {
             let connection = Connection::new(Rc::clone(&for_each));
             Some(Box::new(Http(connection)) as Box<dyn Protocol>)
         };

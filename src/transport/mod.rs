@@ -1,5 +1,6 @@
 //! [`Transport`]: the handle to a connection.
 
+mod appetite;
 mod conn;
 mod file;
 mod flow;

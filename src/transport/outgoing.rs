@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 use proactor::{Completion, Fd, Interest, Op, Output, SendBuf, SendFile, SendFileEnd, Token, net};
 
+use super::appetite::Appetite;
 use super::conn::{Conn, Event, Key, Medium, Phase, State, WriteEnd};
 use super::file::{Body, FileSend, Next};
 use super::queue::Entry;
@@ -76,6 +77,9 @@ pub(crate) struct Out {
     corked: bool,
     /// Sends in the queue are to be stopped.
     stops: bool,
+    appetite: Appetite,
+    /// The operation under way counts among the large ones.
+    large: bool,
 }
 
 impl Out {
@@ -91,6 +95,7 @@ impl Out {
     /// The operation's completion will not come.
     pub(crate) fn abandon(&mut self) {
         self.busy = None;
+        self.large = false;
     }
 }
 
@@ -164,9 +169,37 @@ impl Conn {
         state.out.number = state.out.number.wrapping_add(1);
         state.out.interrupted = false;
         let key = Key::Out(state.out.number);
+        self.begin_large(state, &op);
         match self.submit(op, key) {
             Some(token) => state.out.busy = Some((token, doing)),
             None => self.proactor_gone(state),
+        }
+    }
+
+    /// Bounds what may wait unsent for the peer, before an operation of many bytes.
+    fn begin_large(&self, state: &mut State, op: &Op) {
+        let len = match op {
+            Op::SendFile(op) => op.len,
+            Op::Send { buf, .. } => buf.len() as u64,
+            Op::SendVectored { bufs, .. } => bufs.iter().map(|b| b.len() as u64).sum(),
+            _ => 0,
+        };
+        state.out.large = self.medium == Medium::Tcp && Appetite::matters(len);
+        if state.out.large
+            && let Some(fd) = &state.fd
+        {
+            state.out.appetite.begin(fd, self.shared.large.get());
+            self.shared.large.set(self.shared.large.get() + 1);
+        }
+    }
+
+    /// An operation of many bytes is over.
+    fn end_large(&self, state: &mut State, taken: u64) {
+        if std::mem::take(&mut state.out.large) {
+            self.shared.large.set(self.shared.large.get() - 1);
+            if let Some(fd) = &state.fd {
+                state.out.appetite.took(fd, taken);
+            }
         }
     }
 
@@ -575,6 +608,7 @@ impl Conn {
         let Some((_, doing)) = state.out.busy.take_if(|_| current) else {
             return self.reclaim(completion.op);
         };
+        self.end_large(state, completion.transferred);
         let cancelled = completion.is_cancelled();
         if cancelled && !state.out.interrupted {
             self.proactor_gone(state);
@@ -605,15 +639,15 @@ impl Conn {
 
     /// Buffers of an operation that nobody waits for.
     fn reclaim(&self, op: Option<Op>) {
-        match op {
-            Some(
-                Op::Read { buf, .. }
-                | Op::Send {
-                    buf: SendBuf::Owned(buf),
-                    ..
-                },
-            ) => self.shared.recycle(buf),
-            _ => {}
+        if let Some(
+            Op::Read { buf, .. }
+            | Op::Send {
+                buf: SendBuf::Owned(buf),
+                ..
+            },
+        ) = op
+        {
+            self.shared.recycle(buf);
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the connections of one proactor share: buffers, and the register of those that stand, by
 //! which they are kept, and told of the proactor's end.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use bytes::BytesMut;
@@ -11,6 +11,8 @@ use super::conn::Conn;
 
 pub(crate) struct Shared {
     pub(crate) backend: BackendKind,
+    /// Operations of many bytes under way.
+    pub(super) large: Cell<usize>,
     buffers: RefCell<Vec<BytesMut>>,
     conns: RefCell<Vec<Option<Rc<Conn>>>>,
     free: RefCell<Vec<usize>>,
@@ -26,6 +28,7 @@ impl Shared {
     pub(crate) fn of(proactor: &Proactor) -> Rc<Shared> {
         proactor.attachment(|proactor| Shared {
             backend: proactor.backend(),
+            large: Cell::new(0),
             buffers: RefCell::default(),
             conns: RefCell::default(),
             free: RefCell::default(),

@@ -20,3 +20,18 @@ pub fn memory_file() -> File {
         File::from_raw_fd(fd)
     }
 }
+
+/// As many descriptors as may be, at least so many.
+pub fn raise_descriptor_limit(wanted: u64) {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: reads and writes the struct on this stack frame.
+    unsafe {
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
+        limit.rlim_cur = limit.rlim_max.min(limit.rlim_cur.max(2 * wanted));
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
+    }
+    assert!(limit.rlim_cur >= wanted);
+}

@@ -191,12 +191,22 @@ pub fn tcp() -> (Fd, TcpStream) {
     (Fd::new(OwnedFd::from(ours)), peer)
 }
 
-/// A TCP connection whose buffers are so small that every transfer is cut many times.
+/// A TCP connection whose buffers are so small that every transfer is cut many times. It is slow:
+/// some 40 ms a few KiB, on plain sockets too.
 pub fn small_tcp() -> (Fd, TcpStream) {
+    tcp_with_buffers(4096)
+}
+
+/// A TCP connection whose buffers are small enough to be full soon.
+pub fn tight_tcp() -> (Fd, TcpStream) {
+    tcp_with_buffers(32 << 10)
+}
+
+fn tcp_with_buffers(size: u32) -> (Fd, TcpStream) {
     let (ours, peer) = tcp();
-    net::set_buffer_sizes(&ours, Some(4096), Some(4096)).unwrap();
+    net::set_buffer_sizes(&ours, Some(size), Some(size)).unwrap();
     let other = Fd::new(OwnedFd::from(peer.try_clone().unwrap()));
-    net::set_buffer_sizes(&other, Some(4096), Some(4096)).unwrap();
+    net::set_buffer_sizes(&other, Some(size), Some(size)).unwrap();
     (ours, peer)
 }
 
