@@ -19,9 +19,7 @@ macro_rules! on_both_backends {
         mod ring {
             $(#[test]
             fn $name() {
-                if let Some(builder) = $crate::common::ring() {
-                    super::$name(builder);
-                }
+                super::$name($crate::common::ring());
             })*
         }
         mod emulated {
@@ -38,13 +36,14 @@ pub fn emulated() -> Builder {
     Builder::new().backend(BackendChoice::Emulated)
 }
 
-/// `None` only where whoever runs the tests says that there is no io_uring here.
-pub fn ring() -> Option<Builder> {
-    let says = |name| std::env::var_os(name).is_some_and(|value| value == "1");
-    if says("PROACTOR_TEST_SKIP_RING") || says("SPLICEPORT_TEST_DENIED") {
-        return None;
-    }
-    Some(Builder::new().backend(BackendChoice::Ring))
+/// The ring. Where io_uring is denied to the tests on purpose (`SPLICEPORT_TEST_DENIED=1`), what
+/// comes of asking for the best there is.
+pub fn ring() -> Builder {
+    let denied = std::env::var_os("SPLICEPORT_TEST_DENIED").is_some_and(|value| value == "1");
+    Builder::new().backend(match denied {
+        true => BackendChoice::Auto,
+        false => BackendChoice::Ring,
+    })
 }
 
 /// Runs the loop until something is so.
