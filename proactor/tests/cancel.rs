@@ -416,7 +416,7 @@ fn transfers_that_wait_for_their_peer(builder: Builder) {
             drop((completion, socket));
             // The count is exact.
             assert!(
-                peer.collect().join().unwrap() == bytes[..sent],
+                join(&proactor, peer.collect()) == bytes[..sent],
                 "{method:?}"
             );
         }
@@ -430,7 +430,7 @@ fn transfers_that_wait_for_their_peer(builder: Builder) {
         assert_eq!(call(&proactor, op).transferred, 1_000_000);
     }
     drop(socket);
-    let got = peer.join().unwrap();
+    let got = join(&proactor, peer);
     assert!(got.chunks(1_000_000).all(|part| part == bytes));
 }
 
@@ -449,9 +449,7 @@ fn transfers_that_wait_for_their_source(builder: Builder) {
             more: false,
         };
         call(&proactor, some);
-        let peer = std::thread::spawn(move || peer.read_bytes(4));
-        run_until(&proactor, || peer.is_finished());
-        assert_eq!(peer.join().unwrap(), b"some");
+        assert_eq!(peer.read_beside(&proactor, 4), b"some");
         run_idle(&proactor);
         assert_eq!(sending.count(), 0);
         let completion = cancel(&proactor, &sending);
@@ -483,7 +481,7 @@ fn transfers_at_every_moment(builder: Builder) {
                 assert_eq!(sent, 3_000_000);
             }
             drop((completion, socket));
-            assert!(peer.join().unwrap() == bytes[..sent], "{method:?} {turns}");
+            assert!(join(&proactor, peer) == bytes[..sent], "{method:?} {turns}");
         }
     }
     assert_eq!(proactor.stats().pipes_leased, 0);

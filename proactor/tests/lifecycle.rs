@@ -595,7 +595,7 @@ fn inside_another_loop_with_all_kinds(builder: Builder) {
     run_inside(&proactor, || sends.iter().all(Started::is_over));
     drop(sends);
     for peer in peers {
-        assert!(peer.join().unwrap() == bytes);
+        assert!(join(&proactor, peer) == bytes);
     }
 }
 
@@ -683,7 +683,7 @@ fn one_wait_a_request() {
         receiving = start(&proactor, recv(&socket));
         assert!(proactor.stats().waits - before <= 2 * (round + 1));
     }
-    peer.join().unwrap();
+    join(&proactor, peer);
     let waits = proactor.stats().waits - before;
     assert!(waits <= ROUNDS + ROUNDS / 4, "{waits} waits");
 }

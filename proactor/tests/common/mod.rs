@@ -63,6 +63,14 @@ pub fn run_idle(proactor: &Proactor) {
     }
 }
 
+/// Waits for a thread, and runs the loop meanwhile: what the thread waits for may need a turn of
+/// it, if only for the kernel to let a descriptor go.
+#[track_caller]
+pub fn join<T>(proactor: &Proactor, thread: std::thread::JoinHandle<T>) -> T {
+    run_until(proactor, || thread.is_finished());
+    thread.join().unwrap()
+}
+
 /// An operation and the completions it has had.
 #[derive(Clone)]
 pub struct Started {
@@ -289,6 +297,27 @@ impl Peer {
             self.read_to_end(&mut bytes).unwrap();
             bytes
         })
+    }
+
+    /// Whether a read would return at once.
+    pub fn is_readable(&self) -> bool {
+        let mut entry = libc::pollfd {
+            fd: self.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one entry, on this stack frame.
+        unsafe { libc::poll(&raw mut entry, 1, 0) == 1 }
+    }
+
+    /// Reads on a thread, and runs the loop meanwhile.
+    #[track_caller]
+    pub fn read_beside(&mut self, proactor: &Proactor, len: usize) -> Vec<u8> {
+        let mut peer = match self {
+            Peer::Tcp(s) => Peer::Tcp(s.try_clone().unwrap()),
+            Peer::Unix(s) => Peer::Unix(s.try_clone().unwrap()),
+        };
+        join(proactor, std::thread::spawn(move || peer.read_bytes(len)))
     }
 
     #[track_caller]
