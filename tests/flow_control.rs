@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::*;
@@ -345,6 +346,41 @@ on_both_backends! {
             assert!(outcome.sent() > 0 && outcome.sent() < len - 100);
         }
         assert_eq!(proactor.stats().pipes_leased, 0);
+    }
+
+    fn c17b_stalled_clients_that_have_said_their_last(proactor: Proactor) {
+        // Nothing may spin, and no thread may be held, because their sending side is closed.
+        let mut stalled = Vec::new();
+        for route in ROUTES.repeat(4) {
+            let (ours, peer) = tight_tcp();
+            let (transport, record) = over(&proactor, ours);
+            record.half_open.set(true);
+            peer.shutdown(Shutdown::Write).unwrap();
+            transport.write(contents(0, 10)).unwrap();
+            let outcome = send(&transport, file(1_000_000), by(route));
+            transport.write(contents(0, 1_000_000)).unwrap();
+            stalled.push((transport, record, peer, outcome));
+        }
+        run_a_while(&proactor);
+        let before = proactor.stats();
+        for _ in 0..10 {
+            proactor.run_once(Some(Duration::from_millis(20))).unwrap();
+        }
+        let after = proactor.stats();
+        assert!(after.waits - before.waits < 40, "{before:?} {after:?}");
+        assert!(after.submitted - before.submitted < 40, "{before:?} {after:?}");
+        assert!(std::fs::read_dir("/proc/self/task").unwrap().count() < 40);
+        for (n, (transport, record, peer, outcome)) in stalled.into_iter().enumerate() {
+            if n % 2 == 0 {
+                let reader = read_all(peer);
+                outcome.succeed(&proactor, 1_000_000);
+                transport.close();
+                assert_eq!(join(&proactor, reader).len(), 2_000_010);
+            } else {
+                transport.abort();
+            }
+            run_until(&proactor, "the end", || record.is_lost());
+        }
     }
 
     fn c17a_a_client_that_wakes_up(proactor: Proactor) {

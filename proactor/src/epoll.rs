@@ -64,6 +64,16 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN as u32, data)
     }
 
+    /// Registers a descriptor for room to write alone, as long as it lasts.
+    pub(crate) fn add_room(&self, fd: BorrowedFd<'_>, data: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLOUT as u32, data)
+    }
+
+    /// Ends a registration.
+    pub(crate) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
+    }
+
     fn control(
         &self,
         what: libc::c_int,

@@ -35,3 +35,24 @@ pub fn raise_descriptor_limit(wanted: u64) {
     }
     assert!(limit.rlim_cur >= wanted);
 }
+
+/// Segments with data that a TCP socket has received.
+pub fn data_segments_received(socket: &std::net::TcpStream) -> u32 {
+    use std::os::fd::AsRawFd;
+    // linux/tcp.h: `tcpi_data_segs_in` stands at this offset of `struct tcp_info`.
+    const AT: usize = 152;
+    let mut info = [0_u8; 256];
+    let mut len = info.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to the array.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    assert_eq!(result, 0);
+    u32::from_ne_bytes(info[AT..AT + 4].try_into().unwrap())
+}

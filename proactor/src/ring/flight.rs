@@ -35,13 +35,26 @@ const STEPS: [Step; 4] = [Step::Main, Step::Poll, Step::Fill, Step::Drain];
 
 /// The user data of submissions whose completions mean nothing but "look": watched descriptors.
 pub(super) const WATCH: u64 = u64::MAX;
-/// The user data of cancels: their own completions are of no interest.
-pub(super) const CANCEL: u64 = u64::MAX - 1;
+/// The bit that makes the user data of a step that of its cancel.
+const CANCEL: u64 = 0x80;
 
 /// Names a step of an operation for the kernel: index, generation (its low 24 bits: a stale
 /// completion would have to be 16 million operations late), step.
 pub(super) fn user_data(token: Token, step: Step) -> u64 {
     u64::from(token.index) << 32 | u64::from(token.generation << 8) | step as u64
+}
+
+/// A request to cancel a step.
+pub(super) fn cancel(token: Token, step: Step) -> Entry {
+    let data = user_data(token, step);
+    opcode::AsyncCancel::new(data)
+        .build()
+        .user_data(data | CANCEL)
+}
+
+/// The step that an answer to a cancel is about.
+pub(super) fn parse_cancel(data: u64) -> Option<(u32, u32, Step)> {
+    (data & CANCEL != 0).then(|| parse_user_data(data & !CANCEL))?
 }
 
 /// Takes it apart again.
@@ -317,7 +330,9 @@ fn clamp(len: usize) -> u32 {
 }
 
 fn send_flags(more: bool) -> i32 {
-    libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 }
+    // Without waiting: where the peer has ended its sending, the kernel would wait in a worker
+    // (see `room.rs`).
+    libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 }
 }
 
 /// `SPLICE_F_NONBLOCK` speaks of the pipe alone.

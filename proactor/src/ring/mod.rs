@@ -6,6 +6,7 @@
 
 mod buffers;
 mod flight;
+mod room;
 mod setup;
 
 use std::collections::VecDeque;
@@ -13,7 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use io_uring::squeue::Entry;
-use io_uring::{IoUring, cqueue, opcode};
+use io_uring::{IoUring, cqueue};
 
 use crate::backend::{Backend, Context, TURN_BUDGET};
 use crate::builder::Builder;
@@ -26,7 +27,8 @@ use crate::sys;
 use crate::transfer::{Next, Transfer, is_restart};
 
 use buffers::Buffers;
-use flight::{CANCEL, Flight, Step, Task, WATCH, parse_user_data, poll, user_data};
+use flight::{Flight, Step, Task, WATCH, cancel, parse_cancel, parse_user_data, poll};
+use room::{RoomWaits, is_half_closed};
 use setup::Found;
 pub(crate) use setup::OpenError;
 
@@ -47,6 +49,7 @@ pub(crate) struct Ring {
     stalled: VecDeque<Token>,
     /// Receives for which there was no buffer.
     starved: Vec<Token>,
+    room: RoomWaits,
     watched: Vec<RawFd>,
     /// Watched descriptors whose wait is over and must be begun again.
     unwatched: Vec<RawFd>,
@@ -92,6 +95,7 @@ impl Ring {
             runnable: VecDeque::new(),
             stalled: VecDeque::new(),
             starved: Vec::new(),
+            room: RoomWaits::default(),
             watched: Vec::new(),
             unwatched: Vec::new(),
             events,
@@ -176,11 +180,16 @@ impl Ring {
     }
 
     fn completed(&mut self, cx: &mut Context, data: u64, result: i32, flags: u32) {
-        if data == CANCEL {
+        if data & u64::from(u32::MAX) == WATCH & u64::from(u32::MAX) {
+            let fd = (data >> 32) as RawFd;
+            self.room.ready |= self.room.is(fd);
+            self.unwatched.push(fd);
             return;
         }
-        if data & u64::from(u32::MAX) == WATCH & u64::from(u32::MAX) {
-            self.unwatched.push((data >> 32) as RawFd);
+        if let Some((index, generation, step)) = parse_cancel(data) {
+            if result == -libc::ENOENT {
+                self.cancel_again(index, generation, step);
+            }
             return;
         }
         let flight = parse_user_data(data).and_then(|(index, generation, step)| {
@@ -202,6 +211,22 @@ impl Ring {
             Task::Transfer(_) => self.transfer_step(cx, token, step, result),
             Task::Op(_) if step == Step::Poll => self.ready(cx, token, result),
             Task::Op(_) => self.op_completed(cx, token, result, flags),
+        }
+    }
+
+    /// The kernel did not find what was to be cancelled. It looks in its lists alone, and a request
+    /// that is just being woken stands in none: so as long as that is not over, ask again.
+    fn cancel_again(&mut self, index: u32, generation: u32, step: Step) {
+        let Some(Some(flight)) = self.flights.get(index as usize) else {
+            return;
+        };
+        // A drain in a chain is not found before its turn; it ends with what is before it.
+        let linked = step == Step::Drain
+            && (flight.is_outstanding(Step::Fill) || flight.is_outstanding(Step::Poll));
+        let same = flight.token.generation & 0x00ff_ffff == generation;
+        if same && flight.cancelled && flight.is_outstanding(step) && !linked {
+            let entry = cancel(flight.token, step);
+            self.push(entry, None);
         }
     }
 
@@ -276,7 +301,17 @@ impl Ring {
                 sys::own(result).map(|fd| Output::Accepted(Fd::new(fd)))
             }
             Op::Open(_) => sys::own(result).map(|fd| Output::Opened(Fd::new(fd))),
-            Op::Poll { .. } => Ok(Output::Ready(Interest(result as i16))),
+            Op::Poll { fd, interest } => {
+                // Ended for the peer's end alone, which was not asked for.
+                let asked = interest.0 | libc::POLLERR | libc::POLLHUP | libc::POLLNVAL;
+                if result as i16 & asked == 0 && !cancelled {
+                    let fd = fd.clone();
+                    if self.wait_for_room(token, &fd) {
+                        return;
+                    }
+                }
+                Ok(Output::Ready(Interest(result as i16)))
+            }
             Op::Recv { buf, .. } | Op::Read { buf, .. } => {
                 sys::appended(buf, n as usize);
                 Ok(Output::Done)
@@ -345,6 +380,12 @@ impl Ring {
             }
             (op, libc::EAGAIN) => {
                 let (target, events) = wait_target(op);
+                if events == libc::POLLOUT && self.wait_for_room(token, &target) {
+                    return;
+                }
+                let Some(flight) = self.flight(token) else {
+                    return;
+                };
                 let entry = flight.wait_for(&target, events);
                 self.push(entry, None);
             }
@@ -418,6 +459,38 @@ impl Ring {
         }
     }
 
+    /// Has an operation wait for room where the ring's own poll won't do. False where it will.
+    fn wait_for_room(&mut self, token: Token, socket: &Fd) -> bool {
+        if !is_half_closed(socket) {
+            return false;
+        }
+        let added = self.room.open().and_then(|opened| {
+            if let Some(fd) = opened {
+                // SAFETY: the epoll's own descriptor, which is open as long as `self.room`.
+                self.watch(unsafe { BorrowedFd::borrow_raw(fd) })?;
+            }
+            self.room.add(token, socket)
+        });
+        added
+            .inspect_err(|e| log::debug!("a wait for room will be a busy one: {e}"))
+            .is_ok()
+    }
+
+    /// Goes on with those that waited for room and have it.
+    fn go_on_with_room(&mut self, cx: &mut Context) {
+        for token in self.room.take() {
+            match self.flight(token).map(|flight| &flight.task) {
+                None => {}
+                Some(Task::Transfer(_)) => self.settled(cx, token),
+                Some(Task::Op(Op::Poll { .. })) => {
+                    let ready = Output::Ready(Interest::WRITABLE);
+                    self.finish(cx, token, Ok(ready), 0);
+                }
+                Some(Task::Op(_)) => self.ready(cx, token, libc::POLLOUT.into()),
+            }
+        }
+    }
+
     fn watch_again(&mut self) {
         for fd in std::mem::take(&mut self.unwatched) {
             if self.watched.contains(&fd) {
@@ -487,7 +560,17 @@ impl Ring {
                 transfer.release(&mut cx.pipes);
                 cx.counters.pipes_taken += 1;
                 self.wait_writable(token);
-            } else if let Some([wait, drain]) = flight.wait_and_drain(skip_success) {
+                return;
+            }
+            let socket = transfer.op().socket.clone();
+            if self.wait_for_room(token, &socket) {
+                self.mark_stalled(token);
+                return;
+            }
+            let Some(flight) = self.flight(token) else {
+                return;
+            };
+            if let Some([wait, drain]) = flight.wait_and_drain(skip_success) {
                 self.push(wait, Some(drain));
                 self.mark_stalled(token);
             }
@@ -581,8 +664,13 @@ impl Ring {
             return;
         };
         let socket = transfer.op().socket.clone();
-        let entry = flight.wait_for(&socket, libc::POLLOUT);
-        self.push(entry, None);
+        if self.wait_for_room(token, &socket) {
+            return;
+        }
+        if let Some(flight) = self.flight(token) {
+            let entry = flight.wait_for(&socket, libc::POLLOUT);
+            self.push(entry, None);
+        }
     }
 
     /// Remembers a transfer that waits with a rest in its pipe.
@@ -615,7 +703,9 @@ impl Ring {
             let Task::Transfer(transfer) = &mut flight.task else {
                 continue;
             };
-            if outstanding == Step::Poll as u8 && transfer.give_up_pipe(&mut cx.pipes) {
+            // It waits for room, at the ring or at the epoll, and does nothing else.
+            let waits = outstanding == Step::Poll as u8 || outstanding == 0;
+            if waits && transfer.give_up_pipe(&mut cx.pipes) {
                 cx.counters.pipes_taken += 1;
                 let pipe = cx.pipes.lease(Lessee::Direct);
                 let Some(Flight {
@@ -629,11 +719,7 @@ impl Ring {
             }
             if linked && transfer.op().offset.is_some() && !flight.reclaim {
                 flight.reclaim = true;
-                let data = user_data(victim, Step::Poll);
-                self.push(
-                    opcode::AsyncCancel::new(data).build().user_data(CANCEL),
-                    None,
-                );
+                self.push(cancel(victim, Step::Poll), None);
                 return false;
             }
         }
@@ -691,12 +777,12 @@ impl Backend for Ring {
         if flight.outstanding == 0 {
             self.runnable.retain(|t| *t != token);
             self.starved.retain(|t| *t != token);
+            self.room.remove(token);
             self.end_cancelled(cx, token);
             return;
         }
         for step in flight.outstanding_steps() {
-            let cancel = opcode::AsyncCancel::new(user_data(token, step)).build();
-            self.push(cancel.user_data(CANCEL), None);
+            self.push(cancel(token, step), None);
         }
     }
 
@@ -715,6 +801,9 @@ impl Backend for Ring {
         }
         self.enter(cx, usize::from(idle))?;
         self.reap(cx);
+        if self.room.ready {
+            self.go_on_with_room(cx);
+        }
         Ok(())
     }
 

@@ -1,0 +1,626 @@
+//! How connections end, and in which order what is told then.
+
+mod common;
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use common::*;
+use spliceport::proactor::net::ListenOptions;
+use spliceport::proactor::{Address, Fd, Proactor};
+use spliceport::{
+    End, Listener, Protocol, SendOptions, Source, Transport, TransportOptions, connect,
+};
+
+const BROKEN: [io::ErrorKind; 2] = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
+
+#[track_caller]
+fn lost_with_an_error(record: &Record) {
+    let notes = record.signals();
+    let Some(Note::Lost(Some(kind))) = notes.last() else {
+        panic!("{notes:?}");
+    };
+    assert!(BROKEN.contains(kind), "{notes:?}");
+    let losses = notes.iter().filter(|n| matches!(n, Note::Lost(_)));
+    assert_eq!(losses.count(), 1);
+}
+
+on_both_backends! {
+    fn c12_header_and_small_file_leave_in_one_segment(proactor: Proactor) {
+        for len in [1, 1000, 12_000] {
+            let (transport, _record, mut peer) = open(&proactor);
+            run_a_while(&proactor);
+            transport.write(contents(0, 200)).unwrap();
+            let outcome = send(&transport, file(len), SendOptions::new());
+            outcome.succeed(&proactor, len);
+            let before = segments(&peer);
+            let mut bytes = vec![0; 200 + len as usize];
+            peer.read_exact(&mut bytes).unwrap();
+            // On loopback a segment has up to 64 KiB.
+            assert_eq!(before, 1, "{len}");
+        }
+    }
+
+    fn c12_nothing_stays_corked(proactor: Proactor) {
+        for route in ROUTES {
+            for len in [1, 3000, 70_000, 1_100_001] {
+                let f = Fd::from(file(len));
+                let trunc = |extra| Source::file(f.clone(), 0..len + extra);
+                // A success, an error, an empty one behind, an eof.
+                for kind in 0..4 {
+                    let (transport, _record, mut peer) = open(&proactor);
+                    peer.set_nonblocking(true).unwrap();
+                    transport.write(&b"head"[..]).unwrap();
+                    let options = by(route).keep_connection(true);
+                    let outcome = match kind {
+                        0 => send(&transport, f.clone(), options),
+                        1 => send(&transport, trunc(100_000), options),
+                        2 => {
+                            let outcome = send(&transport, f.clone(), options);
+                            send(&transport, empty_file(), by(route));
+                            outcome
+                        }
+                        _ => {
+                            let outcome = send(&transport, f.clone(), options);
+                            send(&transport, file(10), by(route)).handle.cancel();
+                            outcome
+                        }
+                    };
+                    let mut got = 0;
+                    let mut idle = None;
+                    let start = Instant::now();
+                    let mut buf = vec![0; 1 << 20];
+                    while got < 4 + len as usize {
+                        proactor.run_once(Some(Duration::ZERO)).unwrap();
+                        if outcome.is_there() && idle.is_none() {
+                            idle = Some(Instant::now());
+                        }
+                        match peer.read(&mut buf) {
+                            Ok(n) => got += n,
+                            Err(e) => assert_eq!(e.kind(), io::ErrorKind::WouldBlock),
+                        }
+                        assert!(start.elapsed() < LIMIT);
+                    }
+                    // 200 ms is what a corked socket waits.
+                    let late = idle.map_or(Duration::ZERO, |at| at.elapsed());
+                    assert!(late < Duration::from_millis(100), "{route:?} {len} {kind}: {late:?}");
+                }
+            }
+        }
+    }
+
+    fn c18_close_flushes_and_stops_reading(proactor: Proactor) {
+        for route in ROUTES {
+            let (ours, mut peer) = tight_tcp();
+            let (transport, record) = over(&proactor, ours);
+            run_a_while(&proactor);
+            transport.write(contents(0, 300_000)).unwrap();
+            send_noted(&transport, &record, 1, file(500_000), by(route));
+            transport.write(&b"end"[..]).unwrap();
+            peer.write_all(b"unheard").unwrap();
+            transport.close();
+            transport.close();
+            assert!(transport.is_closing());
+            assert!(!transport.is_reading());
+            run_a_while(&proactor);
+            assert!(!record.is_lost());
+            let reader = read_until_error(peer);
+            run_until(&proactor, "the end", || record.is_lost());
+            let (bytes, _) = join(&proactor, reader);
+            let expected = [&contents(0, 300_000)[..], &contents(0, 500_000), b"end"].concat();
+            // Unread bytes make the kernel reset behind what was sent.
+            assert_same(&bytes[..bytes.len().min(expected.len())], &expected[..bytes.len()]);
+            let notes: Vec<_> = record
+                .notes()
+                .into_iter()
+                .filter(|n| !matches!(n, Note::Pause | Note::Resume))
+                .collect();
+            let sent = Note::Sent(1, 500_000, End::EndOfFile);
+            assert_eq!(notes, [Note::Made, sent, Note::Lost(None)]);
+            assert!(transport.fd().is_none());
+            run_a_while(&proactor);
+            assert_eq!(record.count(&Note::Lost(None)), 1);
+        }
+    }
+
+    fn c19_abort_drops_all(proactor: Proactor) {
+        for route in ROUTES {
+            let (ours, peer) = tight_tcp();
+            let (transport, record) = over(&proactor, ours);
+            send_noted(&transport, &record, 1, file(5_000_000), by(route));
+            transport.write(contents(0, 100)).unwrap();
+            send_noted(&transport, &record, 2, file(100), by(route));
+            run_a_while(&proactor);
+            transport.abort();
+            assert!(transport.is_closing());
+            assert!(!record.is_lost(), "not from inside the call");
+            transport.abort();
+            transport.close();
+            run_until(&proactor, "the end", || record.is_lost());
+            let (bytes, error) = join(&proactor, read_until_error(peer));
+            assert_eq!(error.map(|e| e.kind()), Some(io::ErrorKind::ConnectionReset));
+            let notes = record.signals();
+            let [Note::Made, Note::Pause, first, second, Note::Lost(None)] = &notes[..] else {
+                panic!("{notes:?}");
+            };
+            let Note::Sent(1, sent, End::Cancelled) = first else { panic!("{first:?}") };
+            assert!(*sent > 0 && *sent < 5_000_000);
+            assert!(bytes.len() as u64 <= *sent);
+            assert_eq!(*second, Note::Sent(2, 0, End::Cancelled));
+        }
+    }
+
+    fn c19a_abort_after_close_and_before_anything(proactor: Proactor) {
+        let (ours, _peer) = tight_tcp();
+        let (transport, record) = over(&proactor, ours);
+        transport.write(contents(0, 1_000_000)).unwrap();
+        transport.close();
+        run_a_while(&proactor);
+        assert!(!record.is_lost());
+        transport.abort();
+        run_until(&proactor, "the end", || record.is_lost());
+        assert_eq!(record.signals(), [Note::Made, Note::Pause, Note::Lost(None)]);
+
+        let (transport, record, _peer) = open(&proactor);
+        transport.abort();
+        run_until(&proactor, "the end", || record.is_lost());
+        assert_eq!(record.signals(), [Note::Made, Note::Lost(None)]);
+    }
+
+    fn c20_writes_and_sends_after_close(proactor: Proactor) {
+        let (transport, record, _peer) = open(&proactor);
+        transport.close();
+        let error = transport.write(&b"late"[..]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        let outcome = send(&transport, file(10), SendOptions::new());
+        run_until(&proactor, "the end", || record.is_lost() && outcome.is_there());
+        assert_eq!((outcome.sent(), outcome.end()), (0, End::Closing));
+        assert!(outcome.kind().is_some());
+        assert!(transport.write(&b"late"[..]).is_err());
+        let outcome = send(&transport, file(10), SendOptions::new());
+        outcome.wait(&proactor);
+        assert_eq!((outcome.sent(), outcome.end()), (0, End::Closing));
+        assert!(outcome.handle.is_done());
+        assert_eq!(record.signals(), [Note::Made, Note::Lost(None)]);
+    }
+
+    fn c21_write_eof(proactor: Proactor) {
+        for route in ROUTES {
+            let (transport, record, mut peer) = open(&proactor);
+            assert!(transport.can_write_eof());
+            transport.write(&b"head"[..]).unwrap();
+            let outcome = send(&transport, file(200_000), by(route));
+            transport.write_eof().unwrap();
+            transport.write_eof().unwrap();
+            assert_eq!(transport.write(&b"x"[..]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+            let late = send(&transport, file(1), by(route));
+            let reader = read_all(peer.try_clone().unwrap());
+            outcome.succeed(&proactor, 200_000);
+            let bytes = join(&proactor, reader);
+            assert_same(&bytes, &[b"head", &contents(0, 200_000)[..]].concat());
+            late.wait(&proactor);
+            assert_eq!(late.end(), End::Closing);
+            // Reading goes on.
+            assert!(!transport.is_closing());
+            peer.write_all(b"still heard").unwrap();
+            run_until(&proactor, "data", || record.received() == b"still heard");
+            drop(peer);
+            run_until(&proactor, "the end", || record.is_lost());
+            let notes: Vec<_> = record
+                .signals()
+                .into_iter()
+                .filter(|n| !matches!(n, Note::Pause | Note::Resume))
+                .collect();
+            assert_eq!(notes, [Note::Made, Note::End, Note::Lost(None)]);
+        }
+    }
+
+    fn c21a_eof_received_keeps_or_closes(proactor: Proactor) {
+        let (transport, record, mut peer) = open(&proactor);
+        record.half_open.set(true);
+        peer.write_all(b"question").unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        run_until(&proactor, "the end of the stream", || record.has(&Note::End));
+        assert_eq!(record.received(), b"question");
+        run_a_while(&proactor);
+        assert!(!record.is_lost());
+        transport.write(&b"answer"[..]).unwrap();
+        transport.close();
+        let mut answer = Vec::new();
+        run_until(&proactor, "the end", || record.is_lost());
+        peer.read_to_end(&mut answer).unwrap();
+        assert_eq!(answer, b"answer");
+
+        let (_transport, record, peer) = open(&proactor);
+        peer.shutdown(Shutdown::Write).unwrap();
+        run_until(&proactor, "the end", || record.is_lost());
+        assert_eq!(record.signals(), [Note::Made, Note::End, Note::Lost(None)]);
+    }
+
+    fn c22_the_peer_resets_in_the_middle(proactor: Proactor) {
+        for route in ROUTES {
+            let (ours, peer) = tight_tcp();
+            let (transport, record) = over(&proactor, ours);
+            send_noted(&transport, &record, 1, file(5_000_000), by(route));
+            send_noted(&transport, &record, 2, file(10), by(route));
+            run_a_while(&proactor);
+            // Unread bytes make it a reset.
+            drop(peer);
+            run_until(&proactor, "the end", || record.is_lost());
+            lost_with_an_error(&record);
+            let sent: Vec<_> = record.notes().into_iter().filter_map(|note| match note {
+                Note::Sent(n, sent, end) => Some((n, sent, end)),
+                _ => None,
+            }).collect();
+            let [(1, first, End::PeerGone), (2, 0, End::PeerGone)] = sent[..] else {
+                panic!("{sent:?}");
+            };
+            assert!(first > 0 && first < 5_000_000);
+            // Then writes are dropped, and sends end.
+            for _ in 0..8 {
+                transport.write(&b"to nobody"[..]).unwrap();
+            }
+            let outcome = send(&transport, file(10), by(route));
+            outcome.wait(&proactor);
+            assert_eq!(outcome.end(), End::Closing);
+            transport.close();
+            transport.abort();
+            run_a_while(&proactor);
+            lost_with_an_error(&record);
+        }
+    }
+
+    fn c22a_the_peer_closes_having_received_all(proactor: Proactor) {
+        for route in ROUTES {
+            let (transport, record, mut peer) = open(&proactor);
+            let outcome = send(&transport, file(300_000), by(route));
+            let reader = std::thread::spawn(move || {
+                let mut bytes = vec![0; 300_000];
+                peer.read_exact(&mut bytes).unwrap();
+                bytes
+            });
+            outcome.succeed(&proactor, 300_000);
+            assert_same(&join(&proactor, reader), &contents(0, 300_000));
+            run_until(&proactor, "the end", || record.is_lost());
+            assert_eq!(record.signals().last(), Some(&Note::Lost(None)));
+        }
+    }
+
+    fn c22b_a_peer_that_is_gone_before_it_starts(proactor: Proactor) {
+        for route in ROUTES {
+            for len in [1_000_000, 30_000_000] {
+                let (ours, peer) = tcp();
+                drop(peer);
+                let record = Record::new();
+                let options = TransportOptions::new().reading(false);
+                let transport =
+                    Transport::new(&proactor, ours, record.protocol(), &options).unwrap();
+                let outcome = send(&transport, file(len), by(route));
+                transport.write(&b"x"[..]).unwrap();
+                let second = send(&transport, file(len), by(route));
+                run_until(&proactor, "the end", || record.is_lost());
+                lost_with_an_error(&record);
+                assert!(matches!(outcome.end(), End::PeerGone | End::EndOfFile));
+                assert_eq!((second.sent(), second.end()), (0, End::PeerGone));
+            }
+        }
+    }
+
+    fn c22c_over_pipes_and_unix_sockets(proactor: Proactor) {
+        for route in ROUTES {
+            let (reading, writing) = std::io::pipe().unwrap();
+            let (transport, record) = over(&proactor, Fd::new(OwnedFd::from(writing)));
+            let outcome = send(&transport, file(5_000_000), by(route));
+            run_a_while(&proactor);
+            drop(reading);
+            run_until(&proactor, "the end", || record.is_lost());
+            assert_eq!(record.signals().last(), Some(&Note::Lost(Some(io::ErrorKind::BrokenPipe))));
+            assert_eq!(outcome.end(), End::PeerGone);
+            assert!(outcome.sent() < 5_000_000);
+            drop(transport);
+
+            let (ours, peer) = UnixStream::pair().unwrap();
+            let (_transport, record) = over(&proactor, Fd::new(OwnedFd::from(ours)));
+            let outcome = send(&_transport, file(5_000_000), by(route));
+            run_a_while(&proactor);
+            drop(peer);
+            run_until(&proactor, "the end", || record.is_lost());
+            assert_eq!(outcome.end(), End::PeerGone, "{}", outcome.text());
+            lost_with_an_error(&record);
+        }
+        // An idle writing end hears of it too.
+        let (reading, writing) = std::io::pipe().unwrap();
+        let (transport, record) = over(&proactor, Fd::new(OwnedFd::from(writing)));
+        assert!(!transport.can_write_eof());
+        assert!(transport.write_eof().is_err());
+        run_a_while(&proactor);
+        drop(reading);
+        run_until(&proactor, "the end", || record.is_lost());
+        assert_eq!(record.signals().last(), Some(&Note::Lost(Some(io::ErrorKind::BrokenPipe))));
+        // A reading end reads, and is not written to.
+        let (reading, mut writing) = std::io::pipe().unwrap();
+        let (transport, record) = over(&proactor, Fd::new(OwnedFd::from(reading)));
+        assert_eq!(transport.write(&b"x"[..]).unwrap_err().kind(), io::ErrorKind::Unsupported);
+        writing.write_all(b"through a pipe").unwrap();
+        run_until(&proactor, "data", || record.received() == b"through a pipe");
+        transport.pause_reading();
+        writing.write_all(b", twice").unwrap();
+        run_a_while(&proactor);
+        transport.resume_reading();
+        drop(writing);
+        run_until(&proactor, "the end", || record.is_lost());
+        assert_eq!(record.received(), b"through a pipe, twice");
+        assert_eq!(record.signals(), [Note::Made, Note::End, Note::Lost(None)]);
+    }
+
+    fn c23_the_peer_half_closes_during_a_send(proactor: Proactor) {
+        for route in ROUTES {
+            let (ours, peer) = tight_tcp();
+            let (transport, record) = over(&proactor, ours);
+            send_noted(&transport, &record, 1, file(700_000), by(route));
+            run_a_while(&proactor);
+            peer.shutdown(Shutdown::Write).unwrap();
+            run_until(&proactor, "the peer's end", || record.has(&Note::End));
+            let bytes = join(&proactor, read_all(peer));
+            assert_same(&bytes, &contents(0, 700_000));
+            run_until(&proactor, "the end", || record.is_lost());
+            assert!(record.has(&Note::Sent(1, 700_000, End::EndOfFile)));
+            assert_eq!(record.signals().last(), Some(&Note::Lost(None)));
+        }
+    }
+
+    fn c24_the_connection_outlives_the_users_handles(proactor: Proactor) {
+        let (transport, record, peer) = open(&proactor);
+        let cell = Rc::new(Cell::new(0));
+        let sent = Rc::clone(&cell);
+        transport.send_file(file(1_000_000), SendOptions::new(), move |transport, outcome| {
+            sent.set(outcome.sent);
+            transport.close();
+        });
+        drop(transport);
+        let reader = read_all(peer);
+        run_until(&proactor, "the end", || record.is_lost());
+        assert_eq!(cell.get(), 1_000_000);
+        assert_same(&join(&proactor, reader), &contents(0, 1_000_000));
+    }
+
+    fn c24a_a_protocol_that_holds_its_transport_is_freed(proactor: Proactor) {
+        struct Holder(RefCell<Option<Transport>>, #[allow(dead_code)] Rc<()>);
+        impl Protocol for Holder {
+            fn connection_made(&mut self, transport: &Transport) {
+                *self.0.borrow_mut() = Some(transport.clone());
+            }
+            fn data_received(&mut self, _: &Transport, _: &[u8]) {}
+        }
+        let token = Rc::new(());
+        let (ours, peer) = tcp();
+        let protocol = Box::new(Holder(RefCell::default(), Rc::clone(&token)));
+        Transport::new(&proactor, ours, protocol, &TransportOptions::new()).unwrap();
+        run_a_while(&proactor);
+        assert_eq!(Rc::strong_count(&token), 2);
+        drop(peer);
+        run_until(&proactor, "the end", || Rc::strong_count(&token) == 1);
+    }
+
+    fn c25_sends_complete_in_order_and_callbacks_do_not_nest(proactor: Proactor) {
+        // What a callback does is announced after it.
+        struct Chatty(Record, u32);
+        impl Protocol for Chatty {
+            fn connection_made(&mut self, transport: &Transport) {
+                self.0.inside(|| {
+                    self.0.note(Note::Made);
+                    for n in 0..3 {
+                        send_noted(transport, &self.0, n, file(u64::from(n) * 20_000), SendOptions::new());
+                    }
+                    transport.write(&b"-"[..]).unwrap();
+                });
+            }
+            fn data_received(&mut self, transport: &Transport, data: &[u8]) {
+                self.0.inside(|| {
+                    self.0.note(Note::Data(data.len()));
+                    self.1 += 1;
+                    let record = self.0.clone();
+                    // A failing one, at once.
+                    send_noted(transport, &record, 10 + self.1, Source::file(file(1), 5..9), SendOptions::new());
+                    transport.close();
+                    transport.write(&b"x"[..]).unwrap_err();
+                    transport.abort();
+                    transport.resume_reading();
+                });
+            }
+            fn connection_lost(&mut self, error: Option<io::Error>) {
+                self.0.inside(|| self.0.note(Note::Lost(error.map(|e| e.kind()))));
+            }
+        }
+        let (ours, mut peer) = tcp();
+        let record = Record::new();
+        let protocol = Box::new(Chatty(record.clone(), 0));
+        let _transport = Transport::new(&proactor, ours, protocol, &TransportOptions::new()).unwrap();
+        let mut bytes = vec![0; 60_001];
+        run_a_while(&proactor);
+        peer.read_exact(&mut bytes).unwrap();
+        peer.write_all(b"!").unwrap();
+        run_until(&proactor, "the end", || record.is_lost());
+        assert_eq!(
+            record.signals(),
+            [
+                Note::Made,
+                Note::Sent(0, 0, End::EndOfFile),
+                Note::Sent(1, 20_000, End::EndOfFile),
+                Note::Sent(2, 40_000, End::EndOfFile),
+                Note::Sent(11, 0, End::Cancelled),
+                Note::Lost(None),
+            ]
+        );
+    }
+
+    fn c25a_another_protocol_takes_over(proactor: Proactor) {
+        struct First(Record);
+        impl Protocol for First {
+            fn data_received(&mut self, transport: &Transport, _: &[u8]) {
+                transport.set_protocol(self.0.protocol());
+            }
+            fn connection_lost(&mut self, _: Option<io::Error>) {
+                panic!("it is not this one any more");
+            }
+        }
+        let (ours, mut peer) = tcp();
+        let record = Record::new();
+        let protocol = Box::new(First(record.clone()));
+        let transport = Transport::new(&proactor, ours, protocol, &TransportOptions::new()).unwrap();
+        peer.write_all(b"upgrade").unwrap();
+        run_a_while(&proactor);
+        peer.write_all(b"more").unwrap();
+        run_until(&proactor, "data", || record.received() == b"more");
+        transport.close();
+        run_until(&proactor, "the end", || record.is_lost());
+        transport.set_protocol(record.protocol());
+        run_a_while(&proactor);
+        assert_eq!(record.signals(), [Note::Lost(None)]);
+    }
+
+    fn c26_a_panic_takes_its_connection_and_no_other(proactor: Proactor) {
+        struct Panics(Record, &'static str);
+        impl Panics {
+            fn maybe(&self, place: &str) {
+                if self.1 == place {
+                    panic!("in {place}, as it is meant to");
+                }
+            }
+        }
+        impl Protocol for Panics {
+            fn connection_made(&mut self, transport: &Transport) {
+                self.0.note(Note::Made);
+                self.maybe("made");
+                if self.1 == "pause" {
+                    transport.set_write_buffer_limits(Some(0), None).unwrap();
+                    transport.write(contents(0, 9_000_000)).unwrap();
+                }
+                if self.1 == "sent" {
+                    transport.send_file(file(10), SendOptions::new(), |_, _| {
+                        panic!("in sent, as it is meant to");
+                    });
+                }
+                if self.1 == "progress" {
+                    let options = SendOptions::new().progress(|_, _| {
+                        panic!("in progress, as it is meant to");
+                    });
+                    transport.send_file(file(10), options, |_, _| {});
+                }
+            }
+            fn data_received(&mut self, _: &Transport, _: &[u8]) {
+                self.maybe("data");
+            }
+            fn eof_received(&mut self, _: &Transport) -> bool {
+                self.maybe("eof");
+                false
+            }
+            fn pause_writing(&mut self, _: &Transport) {
+                self.maybe("pause");
+            }
+            fn connection_lost(&mut self, error: Option<io::Error>) {
+                self.0.note(Note::Lost(error.map(|e| e.kind())));
+                self.maybe("lost");
+            }
+        }
+        let (other, other_record, mut other_peer) = open(&proactor);
+        for place in ["made", "data", "eof", "pause", "sent", "progress", "lost"] {
+            let (ours, mut peer) = tcp();
+            let record = Record::new();
+            let protocol = Box::new(Panics(record.clone(), place));
+            let transport =
+                Transport::new(&proactor, ours, protocol, &TransportOptions::new()).unwrap();
+            let _ = peer.write_all(b"x");
+            let _ = peer.shutdown(Shutdown::Write);
+            run_until(&proactor, place, || record.is_lost());
+            run_a_while(&proactor);
+            let expected = if place == "lost" { None } else { Some(io::ErrorKind::Other) };
+            assert_eq!(record.signals(), [Note::Made, Note::Lost(expected)], "{place}");
+            assert!(transport.fd().is_none());
+        }
+        other.write(&b"alive"[..]).unwrap();
+        run_a_while(&proactor);
+        let mut bytes = [0; 5];
+        other_peer.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"alive");
+        assert_eq!(other_record.signals(), [Note::Made]);
+    }
+
+    fn c27_made_first_and_no_data_after_the_end(proactor: Proactor) {
+        let (ours, mut peer) = tcp();
+        peer.write_all(b"early").unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        let (transport, record) = over(&proactor, ours);
+        assert!(record.notes().is_empty(), "not from inside the call");
+        run_until(&proactor, "the end", || record.is_lost());
+        assert_eq!(
+            record.notes(),
+            [Note::Made, Note::Data(5), Note::End, Note::Lost(None)]
+        );
+        assert!(transport.peer_addr().is_err());
+    }
+
+    fn c27a_listening_and_connecting(proactor: Proactor) {
+        let any = Address::from("127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap());
+        let server = Record::new();
+        let refuse = Rc::new(Cell::new(false));
+        let listener = {
+            let (server, refuse) = (server.clone(), refuse.clone());
+            Listener::bind(&proactor, &any, &ListenOptions::default(), TransportOptions::new(), move |_| {
+                (!refuse.get()).then(|| server.protocol())
+            })
+            .unwrap()
+        };
+        let address = listener.local_addr().unwrap();
+        let client = Record::new();
+        let place = Rc::new(RefCell::new(None));
+        {
+            let place = Rc::clone(&place);
+            let record = client.clone();
+            connect(&proactor, &address, TransportOptions::new(), client.protocol(), move |result| {
+                assert!(record.notes().is_empty(), "before connection_made");
+                *place.borrow_mut() = Some(result);
+            });
+        }
+        assert!(place.borrow().is_none());
+        run_until(&proactor, "both ends", || server.has(&Note::Made) && client.has(&Note::Made));
+        let transport = place.borrow_mut().take().unwrap().unwrap();
+        assert_eq!(transport.peer_addr().unwrap().to_string(), address.to_string());
+        transport.write(&b"hello"[..]).unwrap();
+        run_until(&proactor, "data", || server.received() == b"hello");
+        transport.close();
+        run_until(&proactor, "both ends' end", || server.is_lost() && client.is_lost());
+        // Refused by the factory: the peer sees its end.
+        refuse.set(true);
+        let refused = Record::new();
+        connect(&proactor, &address, TransportOptions::new(), refused.protocol(), |result| {
+            result.unwrap();
+        });
+        run_until(&proactor, "the refusal", || refused.is_lost());
+        // Closed: nobody listens. The kernel's word for that comes as the error.
+        listener.close();
+        listener.close();
+        assert!(listener.local_addr().is_err());
+        run_a_while(&proactor);
+        let error = Rc::new(RefCell::new(None));
+        {
+            let error = Rc::clone(&error);
+            let nobody = Record::new().protocol();
+            connect(&proactor, &address, TransportOptions::new(), nobody, move |result| {
+                *error.borrow_mut() = Some(result.unwrap_err().kind());
+            });
+        }
+        run_until(&proactor, "the refusal", || error.borrow().is_some());
+        assert_eq!(*error.borrow(), Some(io::ErrorKind::ConnectionRefused));
+    }
+}
+
+/// Segments with data that a socket has received (`TCP_INFO`).
+fn segments(socket: &std::net::TcpStream) -> u32 {
+    common::kernel::data_segments_received(socket)
+}
