@@ -52,9 +52,10 @@ impl Receiver {
         command.arg(dir.path().join("target")).args(more);
         let mut running = Running::start(command);
         let line = running.line();
+        let runs = that_runs(backend);
         let address = line
             .strip_prefix("listening on ")
-            .and_then(|rest| rest.strip_suffix(&format!(" (backend {backend})")))
+            .and_then(|rest| rest.strip_suffix(&format!(" (backend {runs})")))
             .unwrap_or_else(|| panic!("unexpected line {line:?}"))
             .to_owned();
         Receiver {
@@ -115,7 +116,11 @@ fn brings_files_of_all_sizes(backend: &str) {
         assert_eq!(sent.code(), Some(0), "{sent:?}");
         let summary = format!("sent {size} bytes in ");
         assert!(sent.stderr.starts_with(&summary), "{sent:?}");
-        for word in [" s (", " MiB/s), route ", &format!("backend {backend}\n")] {
+        for word in [
+            " s (",
+            " MiB/s), route ",
+            &format!("backend {}\n", that_runs(backend)),
+        ] {
             assert!(sent.stderr.contains(word), "{sent:?}");
         }
         // It is there before the sender hears of it.

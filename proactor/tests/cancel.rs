@@ -416,7 +416,7 @@ fn transfers_that_wait_for_their_peer(builder: Builder) {
             drop((completion, socket));
             // The count is exact.
             assert!(
-                peer.collect().join().unwrap() == bytes[..sent],
+                join(&proactor, peer.collect()) == bytes[..sent],
                 "{method:?}"
             );
         }
@@ -430,7 +430,7 @@ fn transfers_that_wait_for_their_peer(builder: Builder) {
         assert_eq!(call(&proactor, op).transferred, 1_000_000);
     }
     drop(socket);
-    let got = peer.join().unwrap();
+    let got = join(&proactor, peer);
     assert!(got.chunks(1_000_000).all(|part| part == bytes));
 }
 
@@ -449,9 +449,7 @@ fn transfers_that_wait_for_their_source(builder: Builder) {
             more: false,
         };
         call(&proactor, some);
-        let peer = std::thread::spawn(move || peer.read_bytes(4));
-        run_until(&proactor, || peer.is_finished());
-        assert_eq!(peer.join().unwrap(), b"some");
+        assert_eq!(peer.read_beside(&proactor, 4), b"some");
         run_idle(&proactor);
         assert_eq!(sending.count(), 0);
         let completion = cancel(&proactor, &sending);
@@ -483,7 +481,7 @@ fn transfers_at_every_moment(builder: Builder) {
                 assert_eq!(sent, 3_000_000);
             }
             drop((completion, socket));
-            assert!(peer.join().unwrap() == bytes[..sent], "{method:?} {turns}");
+            assert!(join(&proactor, peer) == bytes[..sent], "{method:?} {turns}");
         }
     }
     assert_eq!(proactor.stats().pipes_leased, 0);
@@ -579,6 +577,32 @@ fn a_storm(builder: Builder) {
     assert_eq!(proactor.stats().in_flight, 0);
     peer.write_all(b"still there").unwrap();
     assert_eq!(call(&proactor, recv(&socket)).transferred, 11);
+}
+
+/// Those behind a transfer that waits for its source have all they need.
+#[test]
+fn the_line_goes_on_at_once() {
+    let proactor = emulated().build().unwrap();
+    let (source, _write) = pipe();
+    for method in METHODS {
+        let (socket, mut peer) = connected(Wire::Unix);
+        let mut op = transfer(&source, &socket, 100, method);
+        op.offset = None;
+        let sending = start(&proactor, Op::SendFile(op));
+        let behind = start(
+            &proactor,
+            Op::Send {
+                socket,
+                buf: Bytes::from_static(b"behind").into(),
+                more: false,
+            },
+        );
+        run_idle(&proactor);
+        assert_eq!(behind.count(), 0);
+        assert!(cancel_quickly(&proactor, &sending).is_cancelled());
+        assert_eq!(end(&proactor, &behind).transferred, 6);
+        assert_eq!(peer.read_bytes(6), b"behind");
+    }
 }
 
 /// A blocking read on a worker waits for readiness first, so that a cancel ends it.

@@ -102,7 +102,7 @@ fn connections_come_and_go(builder: Builder) {
                 assert_eq!(completion.transferred, 500_000);
                 drop(completion);
                 net::shutdown(&socket, std::net::Shutdown::Write).unwrap();
-                assert_eq!(peer.join().unwrap().len(), 500_000);
+                assert_eq!(join(&proactor, peer).len(), 500_000);
             } else {
                 proactor.run_once(Some(Duration::ZERO)).unwrap();
                 drop(peer);

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use common::*;
+use proactor::net::{self, ListenOptions};
 use proactor::{
     BackendChoice, BackendKind, Builder, Callback, Completion, Fd, Handler, Method, Op, Proactor,
     SendBuf, SendFile,
@@ -38,6 +39,7 @@ on_both_backends! {
     threads_that_answer_each_other,
     inside_another_loop,
     inside_another_loop_with_all_kinds,
+    inside_another_loop_turn_by_turn,
     sigpipe_is_the_process_own,
 }
 
@@ -593,8 +595,30 @@ fn inside_another_loop_with_all_kinds(builder: Builder) {
     run_inside(&proactor, || sends.iter().all(Started::is_over));
     drop(sends);
     for peer in peers {
-        assert!(peer.join().unwrap() == bytes);
+        assert!(join(&proactor, peer) == bytes);
     }
+}
+
+/// More than a turn takes, all there from the start: nothing happens outside that could wake the
+/// loop for the rest.
+fn inside_another_loop_turn_by_turn(builder: Builder) {
+    let proactor = builder.recv_buffers(64, 64).build().unwrap();
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let listener = net::listen(&any.into(), &ListenOptions::default()).unwrap();
+    let address = net::local_address(&listener).unwrap().as_inet().unwrap();
+    let clients: Vec<_> = (0..200)
+        .map(|_| std::net::TcpStream::connect(address).unwrap())
+        .collect();
+    let accepts = start(&proactor, Op::AcceptMulti { listener });
+    run_inside(&proactor, || accepts.count() == clients.len());
+    let (socket, mut peer) = connected(Wire::Unix);
+    peer.write_all(&[1; 100_000]).unwrap();
+    let receives = start(&proactor, Op::RecvMulti { socket });
+    let mut got = 0;
+    run_inside(&proactor, || {
+        got += receives.take().iter().map(|c| c.transferred).sum::<u64>();
+        got == 100_000
+    });
 }
 
 /// SIGPIPE kills no one, and what the process does with it is as before.
@@ -659,7 +683,7 @@ fn one_wait_a_request() {
         receiving = start(&proactor, recv(&socket));
         assert!(proactor.stats().waits - before <= 2 * (round + 1));
     }
-    peer.join().unwrap();
+    join(&proactor, peer);
     let waits = proactor.stats().waits - before;
     assert!(waits <= ROUNDS + ROUNDS / 4, "{waits} waits");
 }

@@ -161,7 +161,7 @@ fn receives_all_in_order(builder: Builder) {
                 }
             });
             run_until(&proactor, || got.borrow().1 == 1);
-            sender.join().unwrap();
+            join(&proactor, sender);
             run_idle(&proactor);
             assert_eq!(got.borrow().1, 1);
             assert!(got.borrow().0 == bytes);

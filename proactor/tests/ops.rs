@@ -323,7 +323,7 @@ fn sends_when_there_is_room(builder: Builder) {
             pending = start(&proactor, send(&socket, rest.clone()));
         }
         drop((socket, pending));
-        assert_eq!(peer.join().unwrap(), bytes);
+        assert_eq!(join(&proactor, peer), bytes);
     }
 }
 
@@ -648,7 +648,7 @@ fn splices_file_to_pipe_to_socket(builder: Builder) {
     call(&proactor, read_position(&read, 1 << 20));
     assert_eq!(end(&proactor, &pending).transferred, 10);
     drop(socket);
-    assert_eq!(peer.join().unwrap(), bytes);
+    assert_eq!(join(&proactor, peer), bytes);
 }
 
 fn splices_socket_to_pipe_to_file(builder: Builder) {

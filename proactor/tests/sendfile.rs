@@ -116,7 +116,7 @@ fn sizes(builder: Builder) {
                 let op = transfer(&file, &socket, Some(0), len as u64, method);
                 complete(call(&proactor, Op::SendFile(op)), len as u64);
                 drop(socket);
-                assert!(peer.join().unwrap() == bytes[..len], "{method:?} {len}");
+                assert!(join(&proactor, peer) == bytes[..len], "{method:?} {len}");
             }
         }
     }
@@ -148,7 +148,7 @@ fn odd_offsets(builder: Builder) {
             complete(call(&proactor, Op::SendFile(op)), len as u64);
             drop(socket);
             assert!(
-                peer.join().unwrap() == bytes[offset..offset + len],
+                join(&proactor, peer) == bytes[offset..offset + len],
                 "{method:?} {offset} {len}"
             );
         }
@@ -167,7 +167,7 @@ fn small_buffers(builder: Builder) {
                 let op = transfer(&file, &socket, Some(3), 131_000, method);
                 complete(call(&proactor, Op::SendFile(op)), 131_000);
                 drop(socket);
-                assert!(peer.join().unwrap() == bytes[3..131_003], "{method:?}");
+                assert!(join(&proactor, peer) == bytes[3..131_003], "{method:?}");
             }
         }
         no_pipe_is_leased(&proactor);
@@ -188,6 +188,7 @@ fn a_reader_in_no_hurry(builder: Builder) {
             assert_eq!(sending.ends(), usize::from(sending.is_over()));
             let n = (bytes.len() - got.len()).min(3001);
             // As much as there is: the kernel has no room for more until this is read.
+            run_until(&proactor, || peer.is_readable());
             let mut part = vec![0; n];
             let n = peer.read(&mut part).unwrap();
             assert!(n > 0);
@@ -218,7 +219,7 @@ fn the_header_goes_first(builder: Builder) {
                 // The header does not count.
                 complete(completion, len);
                 drop(socket);
-                let got = peer.join().unwrap();
+                let got = join(&proactor, peer);
                 assert!(got[..header_len] == header);
                 assert!(got[header_len..] == bytes[..len as usize]);
             }
@@ -325,7 +326,7 @@ fn until_the_end(builder: Builder) {
                 let rest = &bytes[offset.min(len)..];
                 end_of_file(call(&proactor, Op::SendFile(op)), rest.len() as u64);
                 drop(socket);
-                assert!(peer.join().unwrap() == rest);
+                assert!(join(&proactor, peer) == rest);
             }
         }
     }
@@ -347,7 +348,7 @@ fn short_files(builder: Builder) {
             let op = transfer(&file, &socket, Some(0), 10, method);
             complete(call(&proactor, Op::SendFile(op)), 10);
             drop(socket);
-            let got = peer.join().unwrap();
+            let got = join(&proactor, peer);
             assert!(got[..rest.len()] == *rest);
             assert!(got[rest.len()..] == bytes[..10]);
         }
@@ -371,7 +372,7 @@ fn truncated_meanwhile(builder: Builder) {
         let (end, sent) = outcome(end(&proactor, &sending));
         assert!(matches!(end, SendFileEnd::EndOfFile), "{end:?}");
         drop(socket);
-        let got = peer.join().unwrap();
+        let got = join(&proactor, peer);
         assert_eq!(got.len() as u64, sent);
         assert_eq!(sent, 1_500_000, "{method:?}");
         assert!(got == bytes[..1_500_000]);
@@ -398,7 +399,7 @@ fn overlapping_at_once(builder: Builder) {
         for (sending, socket, peer, offset, len) in started {
             complete(end(&proactor, &sending), len as u64);
             drop(socket);
-            assert!(peer.join().unwrap() == bytes[offset..offset + len]);
+            assert!(join(&proactor, peer) == bytes[offset..offset + len]);
         }
     }
 }
@@ -442,7 +443,7 @@ fn one_file_on_many_connections(builder: Builder) {
             *socket = None;
         }
         for (.., peer) in started {
-            assert!(peer.join().unwrap() == bytes, "{method:?}");
+            assert!(join(&proactor, peer) == bytes, "{method:?}");
         }
     }
     no_pipe_is_leased(&proactor);
@@ -459,7 +460,7 @@ fn the_handle_may_be_dropped(builder: Builder) {
         let sending = start(&proactor, Op::SendFile(op));
         let completion = end(&proactor, &sending);
         complete(completion, 100_000);
-        assert!(peer.join().unwrap() == bytes);
+        assert!(join(&proactor, peer) == bytes);
     }
 }
 
@@ -485,7 +486,7 @@ fn the_position_counts(builder: Builder) {
         end_of_file(call(&proactor, Op::SendFile(op)), 49_990);
         assert_eq!(plain.stream_position().unwrap(), 100_000);
         drop(socket);
-        let got = peer.join().unwrap();
+        let got = join(&proactor, peer);
         assert!(got[..1000] == bytes[500..1500]);
         assert!(got[1000..] == bytes[10..]);
     }
@@ -508,7 +509,7 @@ fn memory_files(builder: Builder) {
         let op = transfer(&file, &socket, Some(1), 99_999, method);
         complete(call(&proactor, Op::SendFile(op)), 99_999);
         drop(socket);
-        assert!(peer.join().unwrap() == bytes[1..]);
+        assert!(join(&proactor, peer) == bytes[1..]);
     }
 }
 
@@ -535,9 +536,9 @@ fn pipes_as_sources(builder: Builder) {
             complete(end(&proactor, &sending), 100_000);
             let op = transfer(&source, &socket, None, u64::MAX, method);
             end_of_file(call(&proactor, Op::SendFile(op)), 200_000);
-            writer.join().unwrap();
+            join(&proactor, writer);
             drop(socket);
-            assert!(peer.join().unwrap() == bytes, "{method:?}");
+            assert!(join(&proactor, peer) == bytes, "{method:?}");
         }
     }
     no_pipe_is_leased(&proactor);
@@ -562,9 +563,9 @@ fn sockets_as_sources(builder: Builder) {
                 }
             });
             end_of_file(end(&proactor, &sending), 300_000);
-            writer.join().unwrap();
+            join(&proactor, writer);
             drop(socket);
-            assert!(peer.join().unwrap() == bytes, "{method:?}");
+            assert!(join(&proactor, peer) == bytes, "{method:?}");
         }
     }
 }
@@ -588,7 +589,7 @@ fn pipes_as_targets(builder: Builder) {
         });
         complete(end(&proactor, &sending), 300_000);
         drop(target);
-        let got = reader.join().unwrap();
+        let got = join(&proactor, reader);
         assert_eq!(got[..6], *b"header");
         assert!(got[6..] == bytes, "{method:?}");
         // And one that nobody reads.
@@ -695,7 +696,7 @@ fn peers_that_go(builder: Builder) {
             let sending = start(&proactor, Op::SendFile(op));
             run_idle(&proactor);
             assert_eq!(sending.count(), 0);
-            peer.read_bytes(1000);
+            peer.read_beside(&proactor, 1000);
             run_idle(&proactor);
             if reset {
                 peer.reset();
@@ -725,7 +726,7 @@ fn half_closed_peers(builder: Builder) {
             let peer = peer.collect();
             complete(end(&proactor, &sending), 200_000);
             drop(socket);
-            assert!(peer.join().unwrap() == bytes);
+            assert!(join(&proactor, peer) == bytes);
         }
     }
 }
@@ -775,7 +776,7 @@ fn one_pipe_and_many_stalled_peers(builder: Builder) {
             go_on(&mut live.0, &socket, &mut live.1)
         });
         drop((live, socket));
-        assert!(peer.join().unwrap() == bytes, "{method:?}");
+        assert!(join(&proactor, peer) == bytes, "{method:?}");
         let mut stalled: Vec<_> = stalled
             .into_iter()
             .map(|(sending, socket, peer, done)| (sending, Some(socket), peer.collect(), done))
@@ -793,7 +794,7 @@ fn one_pipe_and_many_stalled_peers(builder: Builder) {
         }
         for (sending, _, peer, _) in stalled {
             drop(sending);
-            assert!(peer.join().unwrap() == bytes, "{method:?}");
+            assert!(join(&proactor, peer) == bytes, "{method:?}");
         }
     }
     no_pipe_is_leased(&proactor);
@@ -851,7 +852,7 @@ fn stalled_peers_hold_no_workers(builder: Builder) {
         sent += outcome(call(&proactor, Op::SendFile(op))).1;
     }
     drop(socket);
-    assert!(peer.join().unwrap() == bytes);
+    assert!(join(&proactor, peer) == bytes);
     assert!(proactor.stats().workers <= 2);
     assert!(proactor.stats().pipes_leased <= 8);
     for (sending, _) in &stalled {
@@ -897,6 +898,6 @@ fn one_line_at_a_socket() {
             }
         }
         drop(socket);
-        assert!(peer.join().unwrap() == expected, "{method:?}");
+        assert!(join(&proactor, peer) == expected, "{method:?}");
     }
 }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use spliceport::proactor::{BackendChoice, Fd, Proactor, net};
+use spliceport::proactor::{BackendChoice, BackendKind, Fd, Proactor, net};
 use spliceport::{
     End, Protocol, Route, RouteChoice, SendHandle, SendOptions, SendOutcome, Source, Transport,
     TransportOptions,
@@ -50,13 +50,25 @@ macro_rules! on_both_backends {
 }
 pub(crate) use on_both_backends;
 
-/// Runs a case on a proactor with a backend. Where there is no io_uring, its cases are no cases.
+/// Runs a case on a proactor with a backend. Where io_uring is denied to the tests on purpose
+/// (`SPLICEPORT_TEST_DENIED=1`), the ring's cases are those of asking for the best there is.
 pub fn with(backend: BackendChoice, case: fn(Proactor)) {
-    match Proactor::builder().backend(backend).build() {
-        Ok(proactor) => case(proactor),
-        Err(e) if backend == BackendChoice::Ring => eprintln!("not run, no io_uring: {e}"),
-        Err(e) => panic!("no proactor: {e}"),
+    let denied = std::env::var_os("SPLICEPORT_TEST_DENIED").is_some_and(|value| value == "1");
+    let fallen_back = denied && backend == BackendChoice::Ring;
+    let choice = if fallen_back {
+        BackendChoice::Auto
+    } else {
+        backend
+    };
+    let proactor = Proactor::builder()
+        .backend(choice)
+        .build()
+        .expect("a proactor");
+    if fallen_back {
+        assert_eq!(proactor.backend(), BackendKind::Emulated);
+        assert!(proactor.probe().ring_refused.is_some());
     }
+    case(proactor);
 }
 
 /// Every route, and the transport's own choice.

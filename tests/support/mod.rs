@@ -17,17 +17,14 @@ use rustix::process::{Pid, Signal, kill_process};
 /// The limit of every wait: never reached where all is well, whatever the machine's load.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// Makes two tests of each function: one on the ring, one on the emulated port. Without io_uring
-/// the first kind says so and does nothing.
+/// Makes two tests of each function: one on the ring, one on the emulated port.
 #[macro_export]
 macro_rules! on_both_backends {
     ($($name:ident),* $(,)?) => {
         mod ring {
             $(#[test]
             fn $name() {
-                if $crate::support::ring_can_be_had() {
-                    super::$name("ring");
-                }
+                super::$name($crate::support::ring());
             })*
         }
         mod emulated {
@@ -39,16 +36,23 @@ macro_rules! on_both_backends {
     };
 }
 
-/// Whether io_uring can be used here.
-pub fn ring_can_be_had() -> bool {
-    let probe = program(&["probe", "--backend", "ring"])
-        .output()
-        .expect("the program runs");
-    if !probe.status.success() {
-        let why = String::from_utf8_lossy(&probe.stderr);
-        eprintln!("skipped: {why}");
+/// The ring, or, where io_uring is denied to the tests on purpose (`SPLICEPORT_TEST_DENIED=1`), the
+/// program's own choice.
+pub fn ring() -> &'static str {
+    match std::env::var_os("SPLICEPORT_TEST_DENIED").is_some_and(|value| value == "1") {
+        true => "auto",
+        false => "ring",
     }
-    probe.status.success()
+}
+
+/// The backend that runs where this one is asked for: `auto` is asked for only where io_uring is
+/// denied.
+pub fn that_runs(backend: &str) -> &str {
+    if backend == "auto" {
+        "emulated"
+    } else {
+        backend
+    }
 }
 
 /// The program with arguments.
@@ -180,6 +184,7 @@ impl Server {
     }
 
     pub fn with(backend: &str, directory: &Path, more: &[&str]) -> Server {
+        let runs = that_runs(backend);
         let mut command = program(&["serve", "--backend", backend]);
         command.arg(directory);
         if !more.contains(&"--listen") {
@@ -193,7 +198,7 @@ impl Server {
         let line = running.line();
         let address = line
             .strip_prefix("listening on http://")
-            .and_then(|rest| rest.strip_suffix(&format!(" (backend {backend})")))
+            .and_then(|rest| rest.strip_suffix(&format!(" (backend {runs})")))
             .unwrap_or_else(|| panic!("unexpected line {line:?}"))
             .to_owned();
         Server { running, address }

@@ -19,9 +19,7 @@ macro_rules! on_both_backends {
         mod ring {
             $(#[test]
             fn $name() {
-                if let Some(builder) = $crate::common::ring() {
-                    super::$name(builder);
-                }
+                super::$name($crate::common::ring());
             })*
         }
         mod emulated {
@@ -38,13 +36,14 @@ pub fn emulated() -> Builder {
     Builder::new().backend(BackendChoice::Emulated)
 }
 
-/// `None` only where whoever runs the tests says that there is no io_uring here.
-pub fn ring() -> Option<Builder> {
-    let says = |name| std::env::var_os(name).is_some_and(|value| value == "1");
-    if says("PROACTOR_TEST_SKIP_RING") || says("SPLICEPORT_TEST_DENIED") {
-        return None;
-    }
-    Some(Builder::new().backend(BackendChoice::Ring))
+/// The ring. Where io_uring is denied to the tests on purpose (`SPLICEPORT_TEST_DENIED=1`), what
+/// comes of asking for the best there is.
+pub fn ring() -> Builder {
+    let denied = std::env::var_os("SPLICEPORT_TEST_DENIED").is_some_and(|value| value == "1");
+    Builder::new().backend(match denied {
+        true => BackendChoice::Auto,
+        false => BackendChoice::Ring,
+    })
 }
 
 /// Runs the loop until something is so.
@@ -62,6 +61,14 @@ pub fn run_idle(proactor: &Proactor) {
     for _ in 0..20 {
         proactor.run_once(Some(Duration::from_millis(1))).unwrap();
     }
+}
+
+/// Waits for a thread, and runs the loop meanwhile: what the thread waits for may need a turn of
+/// it, if only for the kernel to let a descriptor go.
+#[track_caller]
+pub fn join<T>(proactor: &Proactor, thread: std::thread::JoinHandle<T>) -> T {
+    run_until(proactor, || thread.is_finished());
+    thread.join().unwrap()
 }
 
 /// An operation and the completions it has had.
@@ -290,6 +297,27 @@ impl Peer {
             self.read_to_end(&mut bytes).unwrap();
             bytes
         })
+    }
+
+    /// Whether a read would return at once.
+    pub fn is_readable(&self) -> bool {
+        let mut entry = libc::pollfd {
+            fd: self.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one entry, on this stack frame.
+        unsafe { libc::poll(&raw mut entry, 1, 0) == 1 }
+    }
+
+    /// Reads on a thread, and runs the loop meanwhile.
+    #[track_caller]
+    pub fn read_beside(&mut self, proactor: &Proactor, len: usize) -> Vec<u8> {
+        let mut peer = match self {
+            Peer::Tcp(s) => Peer::Tcp(s.try_clone().unwrap()),
+            Peer::Unix(s) => Peer::Unix(s.try_clone().unwrap()),
+        };
+        join(proactor, std::thread::spawn(move || peer.read_bytes(len)))
     }
 
     #[track_caller]
