@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use common::*;
-use spliceport::proactor::{Fd, Proactor};
+use spliceport::proactor::{BackendChoice, BackendKind, Fd, Proactor};
 use spliceport::{End, Route, RouteChoice, SendOptions, Source};
 
 const LEN: u64 = 5_000_000;
@@ -273,6 +273,53 @@ on_both_backends! {
             let reader = read_all(peer);
             outcome.succeed(&proactor, 1_000_000);
             assert_same(&join(&proactor, reader), &contents(0, 1_000_000));
+        }
+    }
+
+    fn c34_pipes_that_are_few_or_small_or_none(proactor: Proactor) {
+        let choice = match proactor.backend() {
+            BackendKind::Ring => BackendChoice::Ring,
+            BackendKind::Emulated => BackendChoice::Emulated,
+        };
+        drop(proactor);
+        for (count, size) in [(0, 1 << 20), (1, 1 << 20), (2, 4096), (32, 4096)] {
+            let builder = Proactor::builder().backend(choice);
+            let proactor = builder.pipes(count).pipe_size(size).build().unwrap();
+            let f = Fd::from(file(3_000_000));
+            let mut sends = Vec::new();
+            for n in 0..20 {
+                let (ours, peer) = tight_tcp();
+                let (transport, _record) = over(&proactor, ours);
+                let route = ROUTES[n % ROUTES.len()];
+                transport.write(&b"head"[..]).unwrap();
+                let source = Source::file(f.clone(), n as u64..);
+                let outcome = send(&transport, source, by(route));
+                transport.close();
+                sends.push((outcome, peer, n));
+            }
+            // All of them stalled at first.
+            run_a_while(&proactor);
+            let sends: Vec<_> = sends
+                .into_iter()
+                .map(|(outcome, peer, n)| (outcome, read_all(peer), n))
+                .collect();
+            for (outcome, reader, n) in sends {
+                outcome.succeed(&proactor, 3_000_000 - n as u64);
+                let expected = [b"head", &contents(n as u64, 3_000_000 - n)[..]].concat();
+                assert_same(&join(&proactor, reader), &expected);
+            }
+            // A pipe as a source as well.
+            for route in ROUTES {
+                let (reading, mut writing) = std::io::pipe().unwrap();
+                io::Write::write_all(&mut writing, &contents(0, 50_000)).unwrap();
+                drop(writing);
+                let (transport, _record, peer) = open(&proactor);
+                let outcome = send(&transport, Source::file(OwnedFd::from(reading), ..), by(route));
+                transport.close();
+                let reader = read_all(peer);
+                outcome.succeed(&proactor, 50_000);
+                assert_same(&join(&proactor, reader), &contents(0, 50_000));
+            }
         }
     }
 

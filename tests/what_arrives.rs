@@ -440,6 +440,46 @@ on_both_backends! {
         }
     }
 
+    fn c09i_files_opened_for_direct_access(proactor: Proactor) {
+        for len in [1, 1000, 40_000, 1_000_001] {
+            let path = path();
+            std::fs::write(&path, contents(0, len)).unwrap();
+            let opened = File::options().read(true).custom_flags(libc::O_DIRECT).open(&path);
+            // Some file systems know no direct access.
+            let Ok(direct) = opened else { continue };
+            let direct = Fd::from(direct);
+            for route in ROUTES {
+                for from in [0, 1, len / 2] {
+                    let source = Source::file(direct.clone(), from as u64..);
+                    let (outcome, body) = sandwich(&proactor, tcp(), source, route);
+                    outcome.wait(&proactor);
+                    assert!(outcome.kind().is_none(), "{len} {route:?} {from} {}", outcome.text());
+                    outcome.succeed(&proactor, (len - from) as u64);
+                    assert_same(&body, &contents(from as u64, len - from));
+                }
+            }
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+
+    fn c09j_fifos(proactor: Proactor) {
+        for route in ROUTES {
+            let path = path();
+            kernel::make_fifo(&path);
+            let there = path.clone();
+            let writer = std::thread::spawn(move || {
+                let mut fifo = File::options().write(true).open(there).unwrap();
+                fifo.write_all(&contents(0, 200_000)).unwrap();
+            });
+            let fifo = File::open(&path).unwrap();
+            let (outcome, body) = sandwich(&proactor, tcp(), fifo, route);
+            outcome.succeed(&proactor, 200_000);
+            assert_same(&body, &contents(0, 200_000));
+            writer.join().unwrap();
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+
     fn c09h_over_unix_sockets_and_pipes(proactor: Proactor) {
         let f = Fd::from(file(400_000));
         for route in ROUTES {

@@ -51,6 +51,17 @@ pub(crate) enum Next {
     Stream,
     /// Let a worker read more.
     Reader,
+    /// Open the file once more, for ordinary reading.
+    Reopen,
+}
+
+/// Whether the file is to be opened once more. One that was opened for direct access (`O_DIRECT`)
+/// can be read in blocks only; a second descriptor has no such whims.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reopen {
+    No,
+    Wanted,
+    Tried,
 }
 
 pub(crate) struct FileSend {
@@ -68,7 +79,8 @@ pub(crate) struct FileSend {
     /// The caller named the length.
     promised: bool,
     /// Where the descriptor's position stood at the start, where that is to be moved.
-    position: Option<u64>,
+    position: Option<(Fd, u64)>,
+    reopen: Reopen,
     /// Where the source was found to end, in bytes of the send.
     ended: Option<u64>,
     pub(crate) failure: Option<io::Error>,
@@ -111,6 +123,7 @@ impl FileSend {
             total: None,
             promised: false,
             position: None,
+            reopen: Reopen::No,
             ended: None,
             failure: None,
             stop: None,
@@ -184,7 +197,8 @@ impl FileSend {
                 self.set_head(buffered);
                 if check_kind(&fd)? {
                     let position = fd.position()?;
-                    self.position = Some(position.saturating_sub(buffered_len));
+                    let start = position.saturating_sub(buffered_len);
+                    self.position = Some((fd.clone(), start));
                     self.open_seekable(fd, position)?;
                 } else {
                     self.open_stream(fd)?;
@@ -316,6 +330,7 @@ impl FileSend {
         }
         match &self.body {
             Body::Pending(_) | Body::None => Next::Over(End::Truncated),
+            Body::Seekable { .. } if self.reopen == Reopen::Wanted => Next::Reopen,
             Body::Seekable { .. } => Next::Seekable,
             Body::Stream { .. } => Next::Stream,
             Body::Reader { .. } => Next::Reader,
@@ -385,6 +400,35 @@ impl FileSend {
         }
     }
 
+    /// Reading by offset has failed.
+    pub(crate) fn read_failed(&mut self, error: io::Error) {
+        if self.reopen == Reopen::No && error.raw_os_error() == Some(libc::EINVAL) {
+            self.reopen = Reopen::Wanted;
+        } else {
+            self.failed(error);
+        }
+    }
+
+    /// The source has failed.
+    pub(crate) fn failed(&mut self, error: io::Error) {
+        self.failure = Some(match error.raw_os_error() {
+            Some(libc::EBADF) => io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "the source is not open for reading",
+            ),
+            _ => error,
+        });
+    }
+
+    /// The file was opened once more, or could not be.
+    pub(crate) fn reopened(&mut self, opened: io::Result<Fd>) {
+        self.reopen = Reopen::Tried;
+        if let (Ok(opened), Body::Seekable { fd, .. }) = (opened, &mut self.body) {
+            *fd = opened;
+            self.refused = false;
+        }
+    }
+
     /// The source has refused to be sent natively and may not be copied.
     pub(crate) fn refuse(&mut self) {
         self.failure = Some(unsupported());
@@ -419,7 +463,7 @@ impl FileSend {
     /// Ends it: moves the position that it is to move, and keeps the end.
     pub(crate) fn close(&mut self, end: End) {
         self.end = Some(end);
-        if let (Some(position), Body::Seekable { fd, .. }) = (self.position, &self.body)
+        if let Some((fd, position)) = self.position.take()
             && let Err(e) = fd.set_position(position + self.sent)
         {
             log::warn!("a file's position could not be moved behind what was sent: {e}");

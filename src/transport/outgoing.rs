@@ -10,12 +10,16 @@
 //! more than gathering again, and a stalled peer holds no buffer: after a short send the socket is
 //! polled before the next.
 
+use std::ffi::CString;
 use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use proactor::{Completion, Fd, Interest, Op, Output, SendBuf, SendFile, SendFileEnd, Token, net};
+use proactor::{
+    Completion, Fd, Interest, Op, Open, Output, SendBuf, SendFile, SendFileEnd, Token, net,
+};
 
 use super::appetite::Appetite;
 use super::conn::{Conn, Event, Key, Medium, Phase, State, WriteEnd};
@@ -57,6 +61,8 @@ enum Doing {
     StreamReady,
     /// A reader's read on a worker.
     Reader(u64),
+    /// Opening a file once more.
+    Reopen(u64),
     /// A wait for room in the socket.
     Room,
     /// A wait for the time when more may leave.
@@ -256,6 +262,7 @@ impl Conn {
                 Decision::Refuse => file.refuse(),
             },
             Next::Reader => self.read_reader(state),
+            Next::Reopen => self.reopen(state),
             Next::Over(_) => {}
         }
     }
@@ -534,6 +541,27 @@ impl Conn {
         self.start(state, Op::Work(Box::new(work)), Doing::Reader(id));
     }
 
+    /// Opens the file at the queue's head once more, without the flags that it was opened with.
+    fn reopen(self: &Rc<Self>, state: &mut State) {
+        let Some(file) = state.queue.file_mut(0) else {
+            return;
+        };
+        let id = file.id;
+        let Body::Seekable { fd, .. } = &file.body else {
+            return;
+        };
+        let path = CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        let Ok(path) = path else { return };
+        let open = Open {
+            dir: None,
+            path,
+            flags: libc::O_RDONLY | libc::O_NOCTTY | libc::O_NONBLOCK,
+            mode: 0,
+            beneath: false,
+        };
+        self.start(state, Op::Open(open), Doing::Reopen(id));
+    }
+
     /// Asks the operation under way to end. One that only fetches bytes is left to itself: its
     /// completion changes nothing any more, and may take its time.
     pub(crate) fn interrupt(self: &Rc<Self>, state: &mut State) {
@@ -544,7 +572,11 @@ impl Conn {
         state.out.interrupted = true;
         if matches!(
             doing,
-            Doing::Fill(_) | Doing::Stream(_) | Doing::StreamReady | Doing::Reader(_)
+            Doing::Fill(_)
+                | Doing::Stream(_)
+                | Doing::StreamReady
+                | Doing::Reader(_)
+                | Doing::Reopen(_)
         ) {
             state.out.busy = None;
             state.queue.ungather();
@@ -572,7 +604,8 @@ impl Conn {
                 | Doing::Piece { id: of, .. }
                 | Doing::Fill(of)
                 | Doing::Stream(of)
-                | Doing::Reader(of),
+                | Doing::Reader(of)
+                | Doing::Reopen(of),
             )) => *of == id || file.gathered > 0,
         };
         if !busy && file.sent == 0 {
@@ -622,6 +655,17 @@ impl Conn {
             Doing::Fill(id) => self.filled(state, id, completion),
             Doing::Stream(id) => self.read_back(state, id, completion),
             Doing::Reader(id) => self.reader_back(state, id, completion),
+            Doing::Reopen(id) => {
+                let opened = match completion.result {
+                    Ok(Output::Opened(fd)) => Ok(fd),
+                    Ok(_) => Err(io::ErrorKind::Other.into()),
+                    Err(e) => Err(e),
+                };
+                let at = state.queue.find(id);
+                if let Some(file) = at.and_then(|at| state.queue.file_mut(at)) {
+                    file.reopened(opened);
+                }
+            }
             Doing::Room | Doing::Pace | Doing::StreamReady => match completion.result {
                 Err(e) if !cancelled => self.peer_gone(state, e),
                 _ => {}
@@ -753,13 +797,13 @@ impl Conn {
                 if is_refusal(&e, first) {
                     file.refused = true;
                 } else {
-                    file.failure = Some(source_error(e));
+                    file.failed(e);
                 }
             }
             Ok(Output::Sent(SendFileEnd::SocketFailed(e))) => self.peer_gone(state, e),
             Ok(_) => file.no_pipe = false,
             Err(e) if e.raw_os_error() == Some(libc::ECANCELED) => {}
-            Err(e) => file.failure = Some(source_error(e)),
+            Err(e) => file.failed(e),
         }
         state.queue.recount(at);
     }
@@ -783,7 +827,7 @@ impl Conn {
                 file.no_pipe = false;
             }
             Err(e) if e.raw_os_error() == Some(libc::ECANCELED) => {}
-            Err(e) => file.failure = Some(source_error(e)),
+            Err(e) => file.read_failed(e),
         }
         let whole = file.gathered > 0 && file.is_gathered();
         let more = file.gathered > 0 && state.queue.comes_at_once(at + usize::from(whole));
@@ -821,7 +865,7 @@ impl Conn {
                     let interest = Interest::READABLE;
                     self.start(state, Op::Poll { fd, interest }, Doing::StreamReady);
                 }
-                _ => file.failure = Some(source_error(e)),
+                _ => file.failed(e),
             },
         }
         self.shared.recycle(buf);
@@ -879,7 +923,9 @@ fn gather_file(
         let next = file.next();
         match next {
             Next::Over(End::Complete | End::EndOfFile) => return Gathered::All,
-            Next::Over(_) | Next::Chunk | Next::Stream | Next::Reader => return Gathered::Part,
+            Next::Over(_) | Next::Chunk | Next::Stream | Next::Reader | Next::Reopen => {
+                return Gathered::Part;
+            }
             _ if room == 0 => return Gathered::Part,
             Next::Head | Next::Seekable => {}
         }
@@ -915,7 +961,7 @@ fn gather_file(
             }
             Err(_) if file.gathered > 0 => return Gathered::Part,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Gathered::Cold(want),
-            Err(e) => file.failure = Some(source_error(e)),
+            Err(e) => file.read_failed(e),
         }
     }
 }
@@ -946,16 +992,5 @@ fn read_on_worker(mut reader: Box<dyn Read + Send>, mut buf: BytesMut, len: usiz
         reader,
         buf,
         result,
-    }
-}
-
-/// A source's error, in words where the kernel's have none.
-fn source_error(error: io::Error) -> io::Error {
-    match error.raw_os_error() {
-        Some(libc::EBADF) => io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "the source is not open for reading",
-        ),
-        _ => error,
     }
 }
