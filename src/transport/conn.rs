@@ -9,24 +9,21 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::time::Instant;
 
-use bytes::Bytes;
 use proactor::{Callback, Completion, Fd, FileKind, Handle, Handler, Op, Proactor, Token, net};
 
-use super::file::{FileSend, OnSent, copy_error};
-use super::flow::{Flow, Signal};
+use super::events::Event;
+use super::file::{FileSend, copy_error};
+use super::flow::Flow;
 use super::outgoing::Out;
 use super::queue::Queue;
-use super::reading::{Reading, Received};
+use super::reading::Reading;
 use super::shared::Shared;
 use super::{Transport, TransportOptions};
 use crate::protocol::Protocol;
 use crate::route::RouteChoice;
-use crate::send::{End, SendOptions};
-use crate::source::Source;
+use crate::send::End;
 
 /// What a connection runs over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,17 +69,6 @@ impl Key {
     }
 }
 
-/// What a user is to be told.
-pub(crate) enum Event {
-    Made,
-    Received(Received),
-    Signal(Signal),
-    /// The send with this id has got on.
-    Progress(u64),
-    Sent(Box<FileSend>),
-    Lost(Option<io::Error>),
-}
-
 /// A connection's life.
 pub(crate) enum Phase {
     Open,
@@ -120,31 +106,31 @@ pub(crate) struct State {
     pub(crate) reading: Reading,
     pub(crate) events: VecDeque<Event>,
     /// `connection_made` has been called.
-    made: bool,
+    pub(super) made: bool,
     /// A tick is under way.
-    tick: bool,
+    pub(super) tick: bool,
     /// The outgoing operation that was under way when a tick was asked for to see whether the
     /// pressure lasts.
-    pressed: Option<u32>,
-    next_id: u64,
+    pub(super) pressed: Option<u32>,
+    pub(super) next_id: u64,
     /// Writes since the connection was lost.
-    lost_writes: u32,
+    pub(super) lost_writes: u32,
 }
 
 pub(crate) struct Conn {
     pub(crate) handle: Handle,
     pub(crate) shared: Rc<Shared>,
     pub(crate) medium: Medium,
-    route: RouteChoice,
+    pub(super) route: RouteChoice,
     /// Where the register keeps it.
-    slot: Cell<usize>,
+    pub(super) slot: Cell<usize>,
     /// A completion is being taken in: what is to be done will be, without a tick.
-    settling: Cell<bool>,
+    pub(super) settling: Cell<bool>,
     /// Away while it is being called, and for good once it was told of the loss.
-    protocol: RefCell<Option<Box<dyn Protocol>>>,
+    pub(super) protocol: RefCell<Option<Box<dyn Protocol>>>,
     /// `connection_lost` has been called.
-    over: Cell<bool>,
-    state: RefCell<State>,
+    pub(super) over: Cell<bool>,
+    pub(super) state: RefCell<State>,
 }
 
 impl Conn {
@@ -264,7 +250,7 @@ impl Conn {
 
     /// Whether too much is queued shows only once the kernel had its chance to take it: a turn of
     /// the loop later.
-    fn watch_pressure(self: &Rc<Self>, state: &mut State) {
+    pub(super) fn watch_pressure(self: &Rc<Self>, state: &mut State) {
         let alive = matches!(state.phase, Phase::Open | Phase::Closing);
         if alive && !state.tick && state.flow.is_over(state.queue.pressure()) {
             state.pressed = state.out.number();
@@ -288,146 +274,8 @@ impl Conn {
         }
     }
 
-    fn deliver(self: &Rc<Self>, transport: &Transport, event: Event) {
-        match event {
-            Event::Made => {
-                self.call(|protocol| protocol.connection_made(transport));
-                self.state.borrow_mut().made = true;
-            }
-            Event::Received(received) => self.deliver_received(transport, received),
-            Event::Signal(signal) => {
-                if matches!(
-                    self.state.borrow().phase,
-                    Phase::Ending { .. } | Phase::Lost { .. }
-                ) {
-                    return;
-                }
-                self.call(|protocol| match signal {
-                    Signal::Pause => protocol.pause_writing(transport),
-                    Signal::Resume => protocol.resume_writing(transport),
-                });
-            }
-            Event::Progress(id) => self.deliver_progress(transport, id),
-            Event::Sent(file) => self.deliver_sent(transport, file),
-            Event::Lost(error) => {
-                let protocol = self.protocol.borrow_mut().take();
-                self.over.set(true);
-                self.shared.let_go(self.slot.get());
-                self.guard(move || {
-                    if let Some(mut protocol) = protocol {
-                        protocol.connection_lost(error);
-                    }
-                });
-            }
-        }
-    }
-
-    fn deliver_received(self: &Rc<Self>, transport: &Transport, received: Received) {
-        {
-            let mut state = self.state.borrow_mut();
-            if !matches!(state.phase, Phase::Open) {
-                received.recycle(&self.shared);
-                return;
-            }
-            if !state.reading.wanted() {
-                state.reading.hold(received, &self.shared);
-                return;
-            }
-        }
-        if received.is_end() {
-            let keep = self.call(|protocol| protocol.eof_received(transport));
-            if keep != Some(true) {
-                self.close();
-            }
-        } else {
-            self.call(|protocol| protocol.data_received(transport, &received));
-            received.recycle(&self.shared);
-        }
-    }
-
-    fn deliver_progress(self: &Rc<Self>, transport: &Transport, id: u64) {
-        let (mut progress, sent) = {
-            let mut state = self.state.borrow_mut();
-            let Some(at) = state.queue.find(id) else {
-                return;
-            };
-            let Some(file) = state.queue.file_mut(at) else {
-                return;
-            };
-            let Some(progress) = file.progress.take() else {
-                return;
-            };
-            file.reported = file.sent;
-            (progress, file.sent)
-        };
-        self.guard(|| progress(transport, sent));
-        let mut state = self.state.borrow_mut();
-        if let Some(at) = state.queue.find(id)
-            && let Some(file) = state.queue.file_mut(at)
-        {
-            file.progress = Some(progress);
-        }
-    }
-
-    fn deliver_sent(self: &Rc<Self>, transport: &Transport, mut file: Box<FileSend>) {
-        if let Some(mut progress) = file.progress.take()
-            && file.sent > file.reported
-        {
-            self.guard(|| progress(transport, file.sent));
-        }
-        let outcome = file.outcome();
-        let broken = match &outcome.error {
-            Some(e) if file.breaks_connection() => Some(copy_error(e)),
-            _ => None,
-        };
-        if let Some(on_sent) = file.on_sent.take() {
-            self.guard(|| on_sent(transport, outcome));
-        }
-        if let Some(error) = broken {
-            self.break_off(Some(error));
-        }
-        // Its source may have a user's code in its end.
-        self.guard(move || drop(file));
-    }
-
-    /// Calls the protocol, if there is one. `None` where it panicked, or there is none.
-    fn call<T>(self: &Rc<Self>, f: impl FnOnce(&mut dyn Protocol) -> T) -> Option<T> {
-        let mut protocol = self.protocol.borrow_mut().take()?;
-        let result = self.guard(|| f(&mut *protocol));
-        let replaced = {
-            let mut place = self.protocol.borrow_mut();
-            if place.is_none() {
-                *place = Some(protocol);
-                None
-            } else {
-                Some(protocol)
-            }
-        };
-        if replaced.is_some() {
-            self.guard(move || drop(replaced));
-        }
-        result
-    }
-
-    /// Runs a user's code. A panic ends there, and with it this connection.
-    fn guard<T>(self: &Rc<Self>, f: impl FnOnce() -> T) -> Option<T> {
-        match catch_unwind(AssertUnwindSafe(f)) {
-            Ok(value) => Some(value),
-            Err(panic) => {
-                let what = panic
-                    .downcast_ref::<&str>()
-                    .copied()
-                    .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-                    .unwrap_or("(no message)");
-                log::error!("a callback panicked, so its connection is torn down: {what}");
-                self.break_off(Some(io::Error::other("a callback panicked")));
-                None
-            }
-        }
-    }
-
     /// Ends the connection at once and hard.
-    fn break_off(self: &Rc<Self>, error: Option<io::Error>) {
+    pub(super) fn break_off(self: &Rc<Self>, error: Option<io::Error>) {
         let mut state = self.state.borrow_mut();
         if matches!(state.phase, Phase::Open | Phase::Closing)
             && let Some(fd) = &state.fd
@@ -524,207 +372,6 @@ impl Conn {
             state.reading.abandon();
         }
         self.settle();
-    }
-
-    // What users do.
-
-    /// Queues what was written. The iterator is a user's: the state is not borrowed while it runs.
-    pub(crate) fn write(self: &Rc<Self>, data: impl IntoIterator<Item = Bytes>) -> io::Result<()> {
-        if self.may_write(&mut self.state.borrow_mut())? {
-            for bytes in data {
-                let mut state = self.state.borrow_mut();
-                if matches!(state.phase, Phase::Open) {
-                    state.queue.push_data(bytes);
-                }
-            }
-            self.queued(&mut self.state.borrow_mut());
-        }
-        Ok(())
-    }
-
-    /// Whether what is written is to be queued; else it is dropped.
-    fn may_write(&self, state: &mut State) -> io::Result<bool> {
-        let refused = |text| Err(io::Error::new(io::ErrorKind::BrokenPipe, text));
-        match &state.phase {
-            Phase::Open if state.write_end != WriteEnd::None => refused("write after write_eof"),
-            Phase::Open if !self.is_writable() => Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                "write to the reading end of a pipe",
-            )),
-            Phase::Open => Ok(true),
-            Phase::Ending { error: Some(_), .. } | Phase::Lost { broken: true } => {
-                state.lost_writes = state.lost_writes.saturating_add(1);
-                if state.lost_writes >= 5 {
-                    log::warn!("a write to a lost connection is dropped");
-                }
-                Ok(false)
-            }
-            Phase::Closing | Phase::Ending { .. } | Phase::Lost { .. } => {
-                refused("write to a transport that is closing")
-            }
-        }
-    }
-
-    fn is_writable(&self) -> bool {
-        !matches!(
-            self.medium,
-            Medium::Pipe {
-                writable: false,
-                ..
-            }
-        )
-    }
-
-    /// Something was queued: it leaves from the loop. With an operation under way there is nothing
-    /// to do before its end but to watch the pressure.
-    fn queued(self: &Rc<Self>, state: &mut State) {
-        if state.out.is_idle() {
-            self.poke(state);
-        } else if !self.settling.get() {
-            self.watch_pressure(state);
-        }
-    }
-
-    pub(crate) fn send_file(
-        self: &Rc<Self>,
-        source: Source,
-        options: SendOptions,
-        on_sent: OnSent,
-    ) -> u64 {
-        let timeout = options.timeout;
-        let mut state = self.state.borrow_mut();
-        let id = state.next_id;
-        state.next_id += 1;
-        let mut file = Box::new(FileSend::new(id, source.kind, options, self.route, on_sent));
-        let open = matches!(state.phase, Phase::Open)
-            && state.write_end == WriteEnd::None
-            && self.is_writable();
-        if !open {
-            self.finish(&mut state.events, file, End::Closing);
-            self.poke(&mut state);
-            if !state.tick && !self.settling.get() {
-                // The proactor is gone: nobody will be told, and nothing may be kept for that.
-                let events = std::mem::take(&mut state.events);
-                drop(state);
-                drop(events);
-            }
-            return id;
-        }
-        if let Some(at) = timeout.and_then(|timeout| Instant::now().checked_add(timeout)) {
-            file.deadline = self.submit(Op::Timeout { at }, Key::Deadline(id));
-        }
-        state.queue.push_file(file);
-        self.queued(&mut state);
-        id
-    }
-
-    /// Ends a send before its time.
-    pub(crate) fn stop_send(self: &Rc<Self>, id: u64, end: End) {
-        let mut state = self.state.borrow_mut();
-        self.stop(&mut state, id, end);
-        self.poke(&mut state);
-    }
-
-    pub(crate) fn is_sent(&self, id: u64) -> bool {
-        self.state.borrow().queue.find(id).is_none()
-    }
-
-    pub(crate) fn write_eof(self: &Rc<Self>) -> io::Result<()> {
-        if !self.can_write_eof() {
-            return Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                "a pipe has no write side that could be ended alone",
-            ));
-        }
-        let mut state = self.state.borrow_mut();
-        if matches!(state.phase, Phase::Open) && state.write_end == WriteEnd::None {
-            state.write_end = WriteEnd::Wanted;
-            self.poke(&mut state);
-        }
-        Ok(())
-    }
-
-    pub(crate) fn can_write_eof(&self) -> bool {
-        !matches!(self.medium, Medium::Pipe { .. })
-    }
-
-    pub(crate) fn close(self: &Rc<Self>) {
-        let mut state = self.state.borrow_mut();
-        if matches!(state.phase, Phase::Open) {
-            state.phase = Phase::Closing;
-            state.reading.clear();
-            self.update_reading(&mut state);
-            self.poke(&mut state);
-        }
-    }
-
-    pub(crate) fn abort(self: &Rc<Self>) {
-        self.break_off(None);
-    }
-
-    pub(crate) fn is_closing(&self) -> bool {
-        !matches!(self.state.borrow().phase, Phase::Open)
-    }
-
-    pub(crate) fn pause_reading(self: &Rc<Self>) {
-        let mut state = self.state.borrow_mut();
-        state.reading.pause();
-        if state.made {
-            self.update_reading(&mut state);
-        }
-    }
-
-    pub(crate) fn resume_reading(self: &Rc<Self>) {
-        let mut state = self.state.borrow_mut();
-        let state = &mut *state;
-        if state.reading.resume(&mut state.events) {
-            self.poke(state);
-        }
-    }
-
-    pub(crate) fn is_reading(&self) -> bool {
-        let state = self.state.borrow();
-        matches!(state.phase, Phase::Open) && state.reading.wanted()
-    }
-
-    pub(crate) fn set_protocol(self: &Rc<Self>, protocol: Box<dyn Protocol>) {
-        // One that nobody will call would only keep what it holds.
-        if self.over.get() {
-            return;
-        }
-        let before = self.protocol.borrow_mut().replace(protocol);
-        drop(before);
-    }
-
-    pub(crate) fn set_limits(
-        self: &Rc<Self>,
-        high: Option<usize>,
-        low: Option<usize>,
-    ) -> io::Result<()> {
-        let mut state = self.state.borrow_mut();
-        state.flow.set_limits(high, low)?;
-        let (_, high) = state.flow.limits();
-        state.queue.set_default_weight(high.saturating_add(1));
-        let pressure = state.queue.pressure();
-        if let Some(signal) = state.flow.fell(pressure) {
-            state.events.push_back(Event::Signal(signal));
-            self.poke(&mut state);
-        } else if !self.settling.get() {
-            self.watch_pressure(&mut state);
-        }
-        Ok(())
-    }
-
-    pub(crate) fn limits(&self) -> (usize, usize) {
-        self.state.borrow().flow.limits()
-    }
-
-    pub(crate) fn write_buffer_size(&self) -> usize {
-        self.state.borrow().queue.data_len()
-    }
-
-    pub(crate) fn fd(&self) -> Option<Fd> {
-        self.state.borrow().fd.clone()
     }
 }
 

@@ -1,7 +1,9 @@
 //! [`Transport`]: the handle to a connection.
 
 mod appetite;
+mod calls;
 mod conn;
+mod events;
 mod file;
 mod flow;
 mod outgoing;
@@ -105,7 +107,12 @@ impl Transport {
     }
 
     /// Queues a send of a file, behind what is queued already. `on_sent` is called once, from the
-    /// loop, whatever happens: sends complete in the order of the queue.
+    /// loop, whatever happens (but not if the proactor is gone when this is called). Sends complete
+    /// in the order of the queue; only one that is cancelled, or whose time is up, while it waits
+    /// there is told of at once.
+    ///
+    /// On a transport that is closing or lost the send ends with
+    /// [`End::Closing`](crate::End::Closing), and nothing sent.
     ///
     /// A send that ends with some but not all of its bytes sent cuts the connection after its
     /// callback, since the peer was promised the rest

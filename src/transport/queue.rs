@@ -104,12 +104,17 @@ impl Queue {
         self.entries.iter().position(is_it)
     }
 
-    /// The data entries before the first file: how many, and how many bytes.
+    /// The data entries before the first file: how many, and how many bytes. Of very many, only
+    /// the first: more than leave at a time.
     pub(crate) fn leading_data(&self) -> (usize, usize) {
+        const ENOUGH: usize = 2 << 20;
         let mut len = 0;
         let mut bytes = 0;
         for entry in &self.entries {
             let Entry::Data(data) = entry else { break };
+            if bytes > ENOUGH {
+                break;
+            }
             len += 1;
             bytes += data.bytes.len();
         }

@@ -12,7 +12,8 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 use proactor::{Completion, Interest, Op, Output, RecvBuf, Token};
 
-use super::conn::{Conn, Event, Key, Medium, Phase, State};
+use super::conn::{Conn, Key, Medium, Phase, State};
+use super::events::Event;
 use super::shared::Shared;
 
 /// Bytes that arrived, or the end of them.

@@ -1,0 +1,164 @@
+//! The events that a user is told of, and the telling: the one place where users' code is called.
+//! A panic in it ends there, and with it the connection.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use super::Transport;
+use super::conn::{Conn, Phase};
+use super::file::{FileSend, copy_error};
+use super::flow::Signal;
+use super::reading::Received;
+use crate::protocol::Protocol;
+
+/// What a user is to be told.
+pub(crate) enum Event {
+    Made,
+    Received(Received),
+    Signal(Signal),
+    /// The send with this id has got on.
+    Progress(u64),
+    Sent(Box<FileSend>),
+    Lost(Option<io::Error>),
+}
+
+impl Conn {
+    pub(super) fn deliver(self: &Rc<Self>, transport: &Transport, event: Event) {
+        match event {
+            Event::Made => {
+                self.call(|protocol| protocol.connection_made(transport));
+                self.state.borrow_mut().made = true;
+            }
+            Event::Received(received) => self.deliver_received(transport, received),
+            Event::Signal(signal) => {
+                if matches!(
+                    self.state.borrow().phase,
+                    Phase::Ending { .. } | Phase::Lost { .. }
+                ) {
+                    return;
+                }
+                self.call(|protocol| match signal {
+                    Signal::Pause => protocol.pause_writing(transport),
+                    Signal::Resume => protocol.resume_writing(transport),
+                });
+            }
+            Event::Progress(id) => self.deliver_progress(transport, id),
+            Event::Sent(file) => self.deliver_sent(transport, file),
+            Event::Lost(error) => {
+                let protocol = self.protocol.borrow_mut().take();
+                self.over.set(true);
+                self.shared.let_go(self.slot.get());
+                self.guard(move || {
+                    if let Some(mut protocol) = protocol {
+                        protocol.connection_lost(error);
+                    }
+                });
+            }
+        }
+    }
+
+    fn deliver_received(self: &Rc<Self>, transport: &Transport, received: Received) {
+        {
+            let mut state = self.state.borrow_mut();
+            if !matches!(state.phase, Phase::Open) {
+                received.recycle(&self.shared);
+                return;
+            }
+            if !state.reading.wanted() {
+                state.reading.hold(received, &self.shared);
+                return;
+            }
+        }
+        if received.is_end() {
+            let keep = self.call(|protocol| protocol.eof_received(transport));
+            if keep != Some(true) {
+                self.close();
+            }
+        } else {
+            self.call(|protocol| protocol.data_received(transport, &received));
+            received.recycle(&self.shared);
+        }
+    }
+
+    fn deliver_progress(self: &Rc<Self>, transport: &Transport, id: u64) {
+        let (mut progress, sent) = {
+            let mut state = self.state.borrow_mut();
+            let Some(at) = state.queue.find(id) else {
+                return;
+            };
+            let Some(file) = state.queue.file_mut(at) else {
+                return;
+            };
+            let Some(progress) = file.progress.take() else {
+                return;
+            };
+            file.reported = file.sent;
+            (progress, file.sent)
+        };
+        self.guard(|| progress(transport, sent));
+        let mut state = self.state.borrow_mut();
+        if let Some(at) = state.queue.find(id)
+            && let Some(file) = state.queue.file_mut(at)
+        {
+            file.progress = Some(progress);
+        }
+    }
+
+    fn deliver_sent(self: &Rc<Self>, transport: &Transport, mut file: Box<FileSend>) {
+        if let Some(mut progress) = file.progress.take()
+            && file.sent > file.reported
+        {
+            self.guard(|| progress(transport, file.sent));
+        }
+        let outcome = file.outcome();
+        let broken = match &outcome.error {
+            Some(e) if file.breaks_connection() => Some(copy_error(e)),
+            _ => None,
+        };
+        if let Some(on_sent) = file.on_sent.take() {
+            self.guard(|| on_sent(transport, outcome));
+        }
+        if let Some(error) = broken {
+            self.break_off(Some(error));
+        }
+        // Its source may have a user's code in its end.
+        self.guard(move || drop(file));
+    }
+
+    /// Calls the protocol, if there is one. `None` where it panicked, or there is none.
+    fn call<T>(self: &Rc<Self>, f: impl FnOnce(&mut dyn Protocol) -> T) -> Option<T> {
+        let mut protocol = self.protocol.borrow_mut().take()?;
+        let result = self.guard(|| f(&mut *protocol));
+        let replaced = {
+            let mut place = self.protocol.borrow_mut();
+            if place.is_none() {
+                *place = Some(protocol);
+                None
+            } else {
+                Some(protocol)
+            }
+        };
+        if replaced.is_some() {
+            self.guard(move || drop(replaced));
+        }
+        result
+    }
+
+    /// Runs a user's code. A panic ends there, and with it this connection.
+    fn guard<T>(self: &Rc<Self>, f: impl FnOnce() -> T) -> Option<T> {
+        match catch_unwind(AssertUnwindSafe(f)) {
+            Ok(value) => Some(value),
+            Err(panic) => {
+                let what = panic
+                    .downcast_ref::<&str>()
+                    .copied()
+                    .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+                    .unwrap_or("(no message)");
+                log::error!("a callback panicked, so its connection is torn down: {what}");
+                self.break_off(Some(io::Error::other("a callback panicked")));
+                None
+            }
+        }
+    }
+}

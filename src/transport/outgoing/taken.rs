@@ -1,0 +1,195 @@
+//! Completions of outgoing operations: what the kernel took, and what that ends.
+
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Buf;
+use proactor::{Completion, Op, Output, SendBuf, SendFileEnd};
+
+use super::Doing;
+use crate::route::{Route, is_refusal};
+use crate::send::End;
+use crate::transport::conn::{Conn, State};
+use crate::transport::events::Event;
+use crate::transport::file::Body;
+
+impl Conn {
+    /// Takes the completion of an outgoing operation in.
+    pub(crate) fn went_out(
+        self: &Rc<Self>,
+        state: &mut State,
+        number: u32,
+        completion: Completion,
+    ) {
+        let current = state.out.number == number;
+        let Some((_, doing)) = state.out.busy.take_if(|_| current) else {
+            return self.reclaim(completion.op);
+        };
+        self.end_large(state, completion.transferred);
+        let cancelled = completion.is_cancelled();
+        if cancelled && !state.out.interrupted {
+            self.proactor_gone(state);
+        }
+        match doing {
+            Doing::Send(len) => self.sent(state, len, completion),
+            Doing::Chunk(id, len) => self.sent_chunk(state, id, len, completion),
+            Doing::Piece { id, header, route } => {
+                self.sent_piece(state, id, header, route, completion);
+            }
+            Doing::Fill(id) => self.filled(state, id, completion),
+            Doing::Stream(id) => self.read_back(state, id, completion),
+            Doing::Reader(id) => self.reader_back(state, id, completion),
+            Doing::Reopen(id) => {
+                let opened = match completion.result {
+                    Ok(Output::Opened(fd)) => Ok(fd),
+                    Ok(_) => Err(io::ErrorKind::Other.into()),
+                    Err(e) => Err(e),
+                };
+                let at = state.queue.find(id);
+                if let Some(file) = at.and_then(|at| state.queue.file_mut(at)) {
+                    file.reopened(opened);
+                }
+            }
+            Doing::Room | Doing::Pace | Doing::StreamReady => match completion.result {
+                Err(e) if !cancelled => self.peer_gone(state, e),
+                _ => {}
+            },
+        }
+        if let Some(file) = state.queue.file_mut(0)
+            && file.progress.is_some()
+            && file.sent > file.reported
+            && file.verdict().is_none()
+        {
+            let id = file.id;
+            state.events.push_back(Event::Progress(id));
+        }
+    }
+
+    /// Buffers of an operation that nobody waits for.
+    pub(super) fn reclaim(&self, op: Option<Op>) {
+        if let Some(
+            Op::Read { buf, .. }
+            | Op::Send {
+                buf: SendBuf::Owned(buf),
+                ..
+            },
+        ) = op
+        {
+            self.shared.recycle(buf);
+        }
+    }
+
+    /// So many of the gathered bytes have been taken; the sends that are over by that end.
+    fn consume(&self, state: &mut State, n: usize) {
+        let State { queue, events, .. } = state;
+        queue.consume(n, |file| {
+            let end = file.verdict().unwrap_or(End::Complete);
+            self.finish(events, file, end);
+        });
+        queue.ungather();
+    }
+
+    fn sent(self: &Rc<Self>, state: &mut State, len: usize, completion: Completion) {
+        let taken = completion.transferred as usize;
+        self.reclaim(completion.op);
+        self.consume(state, taken);
+        state.out.full = taken < len;
+        if let Err(e) = completion.result {
+            self.send_failed(state, e);
+        }
+    }
+
+    fn send_failed(self: &Rc<Self>, state: &mut State, error: io::Error) {
+        match error.raw_os_error() {
+            Some(libc::ECANCELED) => {}
+            Some(libc::EAGAIN) => state.out.full = true,
+            _ => self.peer_gone(state, error),
+        }
+    }
+
+    fn sent_chunk(self: &Rc<Self>, state: &mut State, id: u64, len: usize, completion: Completion) {
+        let left = len - completion.transferred as usize;
+        let Some(Op::Send {
+            buf: SendBuf::Owned(mut buf),
+            ..
+        }) = completion.op
+        else {
+            return;
+        };
+        buf.advance(buf.len() - left.min(buf.len()));
+        let at = state.queue.find(id);
+        if let Some(file) = at.and_then(|at| state.queue.file_mut(at)) {
+            file.took(completion.transferred);
+            if completion.transferred > 0 {
+                file.routes.insert(Route::Copy);
+            }
+            if left > 0
+                && let Body::Stream { chunk, .. } | Body::Reader { chunk, .. } = &mut file.body
+            {
+                *chunk = buf;
+            } else {
+                self.shared.recycle(buf);
+            }
+        }
+        if let Some(at) = at {
+            state.queue.recount(at);
+        }
+        if let Err(e) = completion.result {
+            self.send_failed(state, e);
+        }
+    }
+
+    fn sent_piece(
+        self: &Rc<Self>,
+        state: &mut State,
+        id: u64,
+        header: usize,
+        route: Route,
+        completion: Completion,
+    ) {
+        let header_left = match &completion.op {
+            Some(Op::SendFile(op)) => op.header.len(),
+            _ => 0,
+        };
+        self.consume(state, header - header_left.min(header));
+        let Some(at) = state.queue.find(id) else {
+            return;
+        };
+        let Some(file) = state.queue.file_mut(at) else {
+            return;
+        };
+        let first = file.sent == 0 && completion.transferred == 0;
+        file.took(completion.transferred);
+        if completion.transferred > 0 {
+            file.routes.insert(route);
+        }
+        // A drain in the middle of a piece is held back for the next, which may not come.
+        let whole = matches!(completion.result, Ok(Output::Sent(SendFileEnd::Complete)));
+        state.out.corked |= !whole;
+        match completion.result {
+            Ok(Output::Sent(SendFileEnd::EndOfFile)) => file.end_here(),
+            Ok(Output::Sent(SendFileEnd::NoPipe)) => {
+                let stuck = file.no_pipe;
+                file.no_pipe = true;
+                if stuck {
+                    // A stream that may not be copied: there will be a pipe some time.
+                    let soon = Instant::now() + Duration::from_millis(10);
+                    self.wait_until(state, soon);
+                }
+            }
+            Ok(Output::Sent(SendFileEnd::SourceFailed(e))) => {
+                if is_refusal(&e, first) {
+                    file.refused = true;
+                } else {
+                    file.failed(e);
+                }
+            }
+            Ok(Output::Sent(SendFileEnd::SocketFailed(e))) => self.peer_gone(state, e),
+            Ok(_) => file.no_pipe = false,
+            Err(e) if e.raw_os_error() == Some(libc::ECANCELED) => {}
+            Err(e) => file.failed(e),
+        }
+        state.queue.recount(at);
+    }
+}
