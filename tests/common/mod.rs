@@ -1,7 +1,7 @@
 //! What the tests share: a proactor for each backend, connections with a peer on plain sockets,
 //! files with known contents, a protocol that keeps a record.
 
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports, unused_macros)]
 
 pub mod kernel;
 
