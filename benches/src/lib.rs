@@ -11,3 +11,4 @@ pub mod measure;
 pub mod ours;
 pub mod servers;
 pub mod stall;
+pub mod stuck;

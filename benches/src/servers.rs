@@ -111,6 +111,7 @@ pub fn start_all(dir: &Path, state: &Path) -> io::Result<(Vec<Server>, Vec<&'sta
     if let Some(nginx) = find("nginx") {
         for (name, cache) in [
             ("nginx", ""),
+            ("nginx (aio threads)", "aio threads;"),
             (
                 "nginx (open_file_cache)",
                 "open_file_cache max=1000 inactive=60s; open_file_cache_valid 60s;",
