@@ -24,6 +24,7 @@ struct Inner {
     id: u64,
     kind: OnceLock<FileKind>,
     filesystem: OnceLock<Filesystem>,
+    tells_cached: OnceLock<bool>,
     /// It is known to be non-blocking.
     nonblocking: AtomicBool,
 }
@@ -83,6 +84,7 @@ impl Fd {
                 id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
                 kind: OnceLock::new(),
                 filesystem: OnceLock::new(),
+                tells_cached: OnceLock::new(),
                 nonblocking: AtomicBool::new(false),
             }),
         }
@@ -193,6 +195,15 @@ impl Fd {
             .inner
             .filesystem
             .get_or_init(|| sys::filesystem(self.as_fd()).unwrap_or(Filesystem::Other))
+    }
+
+    /// Whether its file system can read what is cached and leave the rest (`RWF_NOWAIT`); asked of
+    /// the kernel once. One that can't (FUSE, overlayfs) may block whoever tries.
+    pub(crate) fn tells_cached(&self) -> bool {
+        *self.inner.tells_cached.get_or_init(|| {
+            let probed = sys::probe_byte(self.as_fd(), 0);
+            !matches!(probed, Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP))
+        })
     }
 
     /// Whether `len` bytes from `offset` can be had without waiting for a disk. Looks at the page

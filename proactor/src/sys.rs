@@ -144,7 +144,8 @@ pub(crate) fn residency(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Residency 
     }
 }
 
-fn probe_byte(fd: BorrowedFd<'_>, offset: u64) -> io::Result<usize> {
+/// Reads one byte if it is cached.
+pub(crate) fn probe_byte(fd: BorrowedFd<'_>, offset: u64) -> io::Result<usize> {
     let mut byte = 0_u8;
     let iov = libc::iovec {
         iov_base: (&raw mut byte).cast(),

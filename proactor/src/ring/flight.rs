@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{opcode, types};
 
-use crate::fd::{Fd, FileKind};
+use crate::fd::{Fd, FileKind, Filesystem};
 use crate::net::RawAddress;
 use crate::op::{Op, Token};
 use crate::sys;
@@ -192,11 +192,13 @@ impl Flight {
                 opcode::Read::new(fd(file), spare.as_mut_ptr().cast(), len)
                     .offset(place(file, *offset)?)
                     .build()
+                    .flags(punt(file))
             }
             Op::Write { file, buf, offset } => {
                 opcode::Write::new(fd(file), buf.as_ptr(), clamp(buf.len()))
                     .offset(place(file, *offset)?)
                     .build()
+                    .flags(punt(file))
             }
             Op::Splice {
                 from,
@@ -318,6 +320,16 @@ fn place(file: &Fd, offset: Option<u64>) -> io::Result<u64> {
         return Err(io::Error::from_raw_os_error(libc::ESPIPE));
     }
     Ok(sys::maybe_offset(offset)? as u64)
+}
+
+/// Sends an operation to a kernel worker from the start where its file's reads and writes block
+/// whoever submits them. A FUSE file does: it has a poll of its own, which the ring takes for a
+/// promise not to block (seen on 6.18).
+fn punt(file: &Fd) -> Flags {
+    let blocks = file.kind() == FileKind::Regular
+        && file.filesystem() != Filesystem::Memory
+        && !file.tells_cached();
+    if blocks { Flags::ASYNC } else { Flags::empty() }
 }
 
 fn is_pipe(fd: &Fd) -> bool {
