@@ -58,6 +58,8 @@ pub enum Filesystem {
     Network,
     /// Generated content whose size is not known beforehand: procfs, sysfs and their kin.
     Generated,
+    /// Files on a disk of this machine's: ext4, xfs, btrfs, f2fs, erofs, squashfs.
+    Local,
     /// The rest.
     Other,
 }
@@ -195,6 +197,17 @@ impl Fd {
             .inner
             .filesystem
             .get_or_init(|| sys::filesystem(self.as_fd()).unwrap_or(Filesystem::Other))
+    }
+
+    /// Refuses a socket that direct calls would block on, for want of `MSG_DONTWAIT`.
+    pub(crate) fn check_nonblocking(&self) -> io::Result<()> {
+        if self.is_nonblocking() {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a blocking socket: take it over with Fd::nonblocking",
+        ))
     }
 
     /// Whether its file system can read what is cached and leave the rest (`RWF_NOWAIT`); asked of

@@ -256,9 +256,15 @@ impl Proactor {
                 "run_once called from inside a callback: return to the loop instead",
             ));
         }
-        let result = self.turn(timeout);
-        self.core.running.set(false);
-        result
+        /// The loop can be run again, whatever happened in this turn.
+        struct Turn<'a>(&'a Cell<bool>);
+        impl Drop for Turn<'_> {
+            fn drop(&mut self) {
+                self.0.set(false);
+            }
+        }
+        let _turn = Turn(&self.core.running);
+        self.turn(timeout)
     }
 
     /// Runs until [`Remote::stop`] (or [`stop`](Proactor::stop)).
@@ -537,13 +543,13 @@ impl Drop for Proactor {
         for token in tokens {
             self.core.cancel(token);
         }
-        let end = Instant::now() + self.core.drain;
+        let end = Instant::now().checked_add(self.core.drain);
         loop {
-            let left = end.saturating_duration_since(Instant::now());
-            if self.core.state.borrow().table.len == 0 || left.is_zero() {
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            if self.core.state.borrow().table.len == 0 || left == Some(Duration::ZERO) {
                 break;
             }
-            if let Err(e) = self.run_once(Some(left)) {
+            if let Err(e) = self.run_once(left) {
                 log::error!("the drain of a proactor ended early: {e}");
                 break;
             }

@@ -111,6 +111,10 @@ pub(crate) fn filesystem(fd: BorrowedFd<'_>) -> io::Result<Filesystem> {
         // procfs, sysfs, debugfs, tracefs, securityfs, cgroup, cgroup2, bpf.
         0x9fa0 | 0x6265_6572 | 0x6462_6720 | 0x7472_6163 | 0x7363_6673 | 0x0027_e0eb
         | 0x6367_7270 | 0xcafe_4a11 => Filesystem::Generated,
+        // ext2 to ext4, xfs, btrfs, f2fs, erofs, squashfs.
+        0xef53 | 0x5846_5342 | 0x9123_683e | 0xf2f5_2010 | 0xe0f5_e1e2 | 0x7371_7368 => {
+            Filesystem::Local
+        }
         _ => Filesystem::Other,
     })
 }
@@ -550,27 +554,50 @@ pub(crate) fn set_timerfd(timer: BorrowedFd<'_>, after: Duration) -> io::Result<
 
 /// Opens as [`Open`](crate::op::Open) asks.
 pub(crate) fn open(open: &crate::op::Open) -> io::Result<OwnedFd> {
-    let how = open_how(open);
     let dir = open.dir.as_ref().map_or(libc::AT_FDCWD, AsRawFd::as_raw_fd);
     retry(|| {
-        let result = if open.beneath {
-            // SAFETY: the path is a C string, `how` is on this stack frame and its size is given.
-            unsafe {
-                libc::syscall(
-                    libc::SYS_openat2,
-                    dir,
-                    open.path.as_ptr(),
-                    &raw const how,
-                    size_of::<OpenHow>(),
-                )
-            }
-        } else {
-            let flags = open.flags | libc::O_CLOEXEC;
-            // SAFETY: the path is a C string.
-            unsafe { libc::openat(dir, open.path.as_ptr(), flags, open.mode) as libc::c_long }
-        };
-        own(check(result)? as libc::c_int)
+        if open.beneath {
+            return openat2(open, open_how(open));
+        }
+        let flags = open.flags | libc::O_CLOEXEC;
+        // SAFETY: the path is a C string.
+        own(unsafe { libc::openat(dir, open.path.as_ptr(), flags, open.mode) })
     })
+}
+
+/// Opens what is in the kernel's caches, without waiting for a disk (`RESOLVE_CACHED`, Linux
+/// 5.12). `None` where that can't be done, for whatever reason: then [`open`] tells.
+pub(crate) fn open_cached(open: &crate::op::Open) -> Option<OwnedFd> {
+    const RESOLVE_NO_XDEV: u64 = 0x01;
+    const RESOLVE_CACHED: u64 = 0x20;
+    // A file system's own open may wait: FUSE's and networks' do. So it must be one that is known
+    // not to, and no other.
+    let dir = open.dir.as_ref()?;
+    let local = matches!(dir.filesystem(), Filesystem::Memory | Filesystem::Local);
+    let creates = libc::O_CREAT | libc::O_TRUNC | (libc::O_TMPFILE & !libc::O_DIRECTORY);
+    // Nor may a FIFO make it wait for its other end.
+    let waits = open.flags & libc::O_NONBLOCK == 0;
+    if !local || !open.beneath || waits || open.flags & creates != 0 {
+        return None;
+    }
+    let mut how = open_how(open);
+    how.resolve |= RESOLVE_NO_XDEV | RESOLVE_CACHED;
+    openat2(open, how).ok()
+}
+
+fn openat2(open: &crate::op::Open, how: OpenHow) -> io::Result<OwnedFd> {
+    let dir = open.dir.as_ref().map_or(libc::AT_FDCWD, AsRawFd::as_raw_fd);
+    // SAFETY: the path is a C string, `how` is on this stack frame and its size is given.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_openat2,
+            dir,
+            open.path.as_ptr(),
+            &raw const how,
+            size_of::<OpenHow>(),
+        )
+    };
+    own(check(result)? as libc::c_int)
 }
 
 /// openat2(2)'s `struct open_how`.

@@ -58,6 +58,21 @@ fn is_socket_error(errno: i32) -> bool {
     )
 }
 
+/// Why a transfer can't be run: direct calls on its two ends must not block.
+pub(crate) fn unfit(op: &SendFile) -> Option<SendFileEnd> {
+    if matches!(op.socket.kind(), FileKind::Socket | FileKind::Pipe)
+        && let Err(e) = op.socket.check_nonblocking()
+    {
+        return Some(SendFileEnd::SocketFailed(e));
+    }
+    if op.file.kind() == FileKind::Socket
+        && let Err(e) = op.file.check_nonblocking()
+    {
+        return Some(SendFileEnd::SourceFailed(e));
+    }
+    None
+}
+
 pub(crate) struct Transfer {
     op: SendFile,
     /// File bytes that the socket took.

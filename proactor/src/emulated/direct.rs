@@ -162,7 +162,10 @@ pub(super) fn attempt(
             }),
         },
         Op::Splice { .. } => splice(op),
-        Op::Open(_) => Try::Worker,
+        Op::Open(open) => match sys::open_cached(open) {
+            Some(fd) => Try::done(Output::Opened(Fd::new(fd))),
+            None => Try::Worker,
+        },
         other => Try::fail(io::Error::new(
             io::ErrorKind::Unsupported,
             format!("{} is not tried directly", other.name()),
@@ -208,19 +211,8 @@ fn unless_blocking(fd: &Fd, direction: Direction, call: impl FnOnce() -> io::Res
     }
 }
 
-/// Sockets for which there is no `MSG_DONTWAIT` must be non-blocking: else they'd block the loop.
-pub(super) fn check_nonblocking(socket: &Fd) -> io::Result<()> {
-    if socket.is_nonblocking() {
-        return Ok(());
-    }
-    Err(io::Error::new(
-        io::ErrorKind::InvalidInput,
-        "a blocking socket: take it over with Fd::nonblocking",
-    ))
-}
-
 fn accept(listener: &Fd) -> Try {
-    if let Err(e) = check_nonblocking(listener) {
+    if let Err(e) = listener.check_nonblocking() {
         return Try::fail(e);
     }
     for _ in 0..ACCEPTS {
@@ -266,7 +258,7 @@ fn connect(socket: &Fd, address: &net::Address, begun: bool) -> Try {
             Err(e) => Try::fail(e),
         };
     }
-    if let Err(e) = check_nonblocking(socket) {
+    if let Err(e) = socket.check_nonblocking() {
         return Try::fail(e);
     }
     match net::connect(socket.as_fd(), address) {
@@ -341,7 +333,7 @@ fn splice(op: &mut Op) -> Try {
     for fd in [&*from, &*to] {
         // A pipe's own flag does not matter: the call says SPLICE_F_NONBLOCK.
         if fd.kind() == FileKind::Socket
-            && let Err(e) = check_nonblocking(fd)
+            && let Err(e) = fd.check_nonblocking()
         {
             return Try::fail(e);
         }

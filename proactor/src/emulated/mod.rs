@@ -194,6 +194,10 @@ impl Backend for Emulated {
     }
 
     fn wait(&mut self, cx: &mut Context, block: bool) -> io::Result<()> {
+        // A buffer may have come back with a wake-up that was read together with another.
+        if !self.starved.is_empty() {
+            self.feed(cx);
+        }
         // Completions at hand go first: what they lead to is often all that there is to do, and
         // the next turn looks. No descriptor waits for more than that one turn.
         self.skipped = !cx.ready.is_empty() && !self.skipped;

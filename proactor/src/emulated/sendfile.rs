@@ -2,10 +2,10 @@
 //! pipes from those who wait to those who can use one.
 
 use crate::backend::{Context, TURN_BUDGET};
-use crate::fd::{Fd, FileKind};
+use crate::fd::Fd;
 use crate::op::{Completion, Op, Output, SendFile, SendFileEnd, Token};
 use crate::pipe::Lessee;
-use crate::transfer::{Next, Transfer};
+use crate::transfer::{Next, Transfer, unfit};
 
 use super::direct::{self, Try};
 use super::flight::{Body, Wait};
@@ -29,21 +29,6 @@ fn ended(end: SendFileEnd) -> Try {
         transferred: 0,
         short: false,
     }
-}
-
-/// Direct calls on the two ends must not block.
-fn unfit(op: &SendFile) -> Option<SendFileEnd> {
-    if matches!(op.socket.kind(), FileKind::Socket | FileKind::Pipe)
-        && let Err(e) = direct::check_nonblocking(&op.socket)
-    {
-        return Some(SendFileEnd::SocketFailed(e));
-    }
-    if op.file.kind() == FileKind::Socket
-        && let Err(e) = direct::check_nonblocking(&op.file)
-    {
-        return Some(SendFileEnd::SourceFailed(e));
-    }
-    None
 }
 
 impl Emulated {

@@ -24,7 +24,7 @@ use crate::op::{Completion, Interest, Method, Op, Output, SendFileEnd, Token};
 use crate::pipe::Lessee;
 use crate::probe::Feature;
 use crate::sys;
-use crate::transfer::{Next, Transfer, is_restart};
+use crate::transfer::{Next, Transfer, is_restart, unfit};
 
 use buffers::Buffers;
 use flight::{Flight, Step, Task, WATCH, cancel, parse_cancel, parse_user_data, poll};
@@ -85,6 +85,13 @@ impl Ring {
         outer
             .add_level(events.as_fd(), 0)
             .map_err(OpenError::Exhausted)?;
+        // Before 5.18 this waits for all that is in flight: here that is nothing.
+        let announced = !found.multishot_accept;
+        if announced {
+            ring.submitter()
+                .register_eventfd(events.as_raw_fd())
+                .map_err(OpenError::Unavailable)?;
+        }
         let ring = Ring {
             ring,
             buffers,
@@ -100,7 +107,7 @@ impl Ring {
             unwatched: Vec::new(),
             events,
             outer,
-            announced: false,
+            announced,
         };
         Ok((ring, features))
     }
@@ -266,9 +273,10 @@ impl Ring {
         if let Task::Op(op @ Op::RecvMulti { .. }) = &flight.task
             && !found.multishot_recv
         {
-            let (target, events) = wait_target(op);
-            let entry = flight.wait_for(&target, events);
-            self.push(entry, None);
+            if let Some((target, events)) = wait_target(op) {
+                let entry = flight.wait_for(&target, events);
+                self.push(entry, None);
+            }
             return;
         }
         match flight.entry(found) {
@@ -366,20 +374,24 @@ impl Ring {
         };
         let Task::Op(op) = &flight.task else { return };
         let interrupted = is_restart(errno) || errno == libc::EAGAIN;
-        if flight.cancelled && (interrupted || errno == libc::ENOBUFS) {
+        let accepts = matches!(op, Op::AcceptMulti { .. } | Op::Accept { .. });
+        let gone = accepts && matches!(errno, libc::ECONNABORTED | libc::EPROTO);
+        if flight.cancelled && (interrupted || gone || errno == libc::ENOBUFS) {
             self.finish(cx, token, Err(cancelled_error()), 0);
             return;
         }
         match (op, errno) {
-            (Op::AcceptMulti { .. } | Op::Accept { .. }, libc::ECONNABORTED | libc::EPROTO) => {
-                self.start(cx, token);
-            }
+            _ if gone => self.start(cx, token),
             (Op::RecvMulti { .. }, libc::ENOBUFS) => {
                 self.starved.push(token);
                 cx.bufs.set_starved();
             }
             (op, libc::EAGAIN) => {
-                let (target, events) = wait_target(op);
+                let Some((target, events)) = wait_target(op) else {
+                    let error = io::Error::from_raw_os_error(errno);
+                    self.finish(cx, token, Err(error), 0);
+                    return;
+                };
                 if events == libc::POLLOUT && self.wait_for_room(token, &target) {
                     return;
                 }
@@ -447,11 +459,14 @@ impl Ring {
 
     /// Receives wait for buffers; begin them again when there are some.
     fn restart_starved(&mut self, cx: &mut Context) {
-        let provided = self.buffers.as_mut().map(|buffers| {
-            buffers.provide();
-            buffers.has_any()
-        });
-        if self.starved.is_empty() || provided == Some(false) {
+        let any = match &mut self.buffers {
+            Some(buffers) => {
+                buffers.provide();
+                buffers.has_any()
+            }
+            None => cx.bufs.has_free(),
+        };
+        if self.starved.is_empty() || !any {
             return;
         }
         for token in std::mem::take(&mut self.starved) {
@@ -735,6 +750,14 @@ impl Backend for Ring {
                 cx.complete(token, Completion::ok(Op::Nop, Output::Done, 0));
                 return;
             }
+            Op::SendFile(op) => {
+                if let Some(end) = unfit(&op) {
+                    let completion = Completion::ok(Op::SendFile(op), Output::Sent(end), 0);
+                    cx.complete(token, completion);
+                    return;
+                }
+                Op::SendFile(op)
+            }
             Op::Shutdown { ref socket, how } => {
                 let result = crate::net::shutdown(socket, how).map(|()| Output::Done);
                 cx.complete(
@@ -849,6 +872,13 @@ impl Backend for Ring {
     }
 }
 
+/// However the ring goes, what the kernel may still touch outlives it.
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}
+
 enum Counted {
     Bytes,
     Nothing,
@@ -877,13 +907,15 @@ fn drained(transfer: &mut Transfer, result: i32) {
     }
 }
 
-/// What an operation waits for that the kernel told to come again.
-fn wait_target(op: &Op) -> (Fd, i16) {
-    match op {
+/// What an operation waits for that the kernel told to come again. `None`: nothing that could be
+/// waited for. openat2(2) says so when renames get in its way, connect(2) when a Unix socket's
+/// backlog is full.
+fn wait_target(op: &Op) -> Option<(Fd, i16)> {
+    Some(match op {
         Op::Accept { listener } | Op::AcceptMulti { listener } => (listener.clone(), libc::POLLIN),
         Op::Recv { socket, .. } | Op::RecvMulti { socket } => (socket.clone(), libc::POLLIN),
         Op::Read { file, .. } => (file.clone(), libc::POLLIN),
-        Op::Send { socket, .. } | Op::SendVectored { socket, .. } | Op::Connect { socket, .. } => {
+        Op::Send { socket, .. } | Op::SendVectored { socket, .. } => {
             (socket.clone(), libc::POLLOUT)
         }
         Op::Write { file, .. } => (file.clone(), libc::POLLOUT),
@@ -895,6 +927,6 @@ fn wait_target(op: &Op) -> (Fd, i16) {
                 (to.clone(), libc::POLLOUT)
             }
         }
-        other => unreachable!("{} does not wait for readiness", other.name()),
-    }
+        _ => return None,
+    })
 }

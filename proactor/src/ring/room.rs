@@ -18,6 +18,7 @@ use crate::sys;
 pub(super) struct RoomWaits {
     /// Made when it is needed first.
     epoll: Option<Epoll>,
+    /// The sockets, or duplicates of them.
     waiting: HashMap<Token, Fd>,
     /// The epoll has something to tell.
     pub(super) ready: bool,
@@ -45,14 +46,22 @@ impl RoomWaits {
         epoll.is_some_and(|epoll| epoll.as_fd().as_raw_fd() == watched)
     }
 
-    /// Has an operation wait. At most one can for each socket.
+    /// Has an operation wait.
     pub(super) fn add(&mut self, token: Token, socket: &Fd) -> io::Result<()> {
         let Some(epoll) = &self.epoll else {
             return Err(io::ErrorKind::NotFound.into());
         };
         let data = u64::from(token.index) << 32 | u64::from(token.generation);
-        epoll.add_room(socket.as_fd(), data)?;
-        self.waiting.insert(token, socket.clone());
+        let socket = match epoll.add_room(socket.as_fd(), data) {
+            // Another waits there: a descriptor of its own has a place of its own.
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {
+                let own = Fd::new(socket.as_fd().try_clone_to_owned()?);
+                epoll.add_room(own.as_fd(), data)?;
+                own
+            }
+            other => other.map(|()| socket.clone())?,
+        };
+        self.waiting.insert(token, socket);
         Ok(())
     }
 
