@@ -87,6 +87,39 @@ on_both_backends! {
         }
     }
 
+    fn c28d_nothing_leaves_behind_one_that_was_cut(proactor: Proactor) {
+        for route in ROUTES {
+            for (deadline, eof) in [(false, false), (false, true), (true, false), (true, true)] {
+                let (ours, peer) = tight_tcp();
+                let (transport, record) = over(&proactor, ours);
+                let options = match deadline {
+                    true => by(route).timeout(Duration::from_millis(30)),
+                    false => by(route),
+                };
+                send_noted(&transport, &record, 0, file(10), by(route));
+                let outcome = send(&transport, file(LEN), options);
+                run_a_while(&proactor);
+                // The end of the stream is due as soon as nothing is queued.
+                if eof {
+                    transport.write_eof().unwrap();
+                } else {
+                    transport.close();
+                }
+                outcome.handle.cancel();
+                outcome.wait(&proactor);
+                let end = if deadline { End::TimedOut } else { End::Cancelled };
+                assert_eq!(outcome.end(), end);
+                run_until(&proactor, "the end", || record.is_lost());
+                let notes = record.notes();
+                assert!(matches!(notes.last(), Some(Note::Lost(Some(_)))), "{route:?} {notes:?}");
+                let (bytes, error) = join(&proactor, read_until_error(peer));
+                let kind = error.map(|e| e.kind());
+                assert_eq!(kind, Some(io::ErrorKind::ConnectionReset), "{route:?} {eof}");
+                assert!(bytes.len() < 10 + LEN as usize);
+            }
+        }
+    }
+
     fn c28c_cancel_midway_with_the_connection_kept(proactor: Proactor) {
         for route in ROUTES {
             let (ours, peer) = tight_tcp();
