@@ -147,6 +147,11 @@ impl Transport {
     }
 
     /// Stops reading at once, sends what is queued, then ends the connection.
+    ///
+    /// Where the peer has sent something that is not read by then, the kernel resets a TCP
+    /// connection, and the end of what was sent may be lost with it. While the peer may still
+    /// send, rather use [`write_eof`](Transport::write_eof), read on, and close after
+    /// `eof_received`.
     pub fn close(&self) {
         self.conn.close();
     }
