@@ -146,7 +146,7 @@ impl Conn {
     }
 
     /// Runs a user's code. A panic ends there, and with it this connection.
-    fn guard<T>(self: &Rc<Self>, f: impl FnOnce() -> T) -> Option<T> {
+    pub(super) fn guard<T>(self: &Rc<Self>, f: impl FnOnce() -> T) -> Option<T> {
         match catch_unwind(AssertUnwindSafe(f)) {
             Ok(value) => Some(value),
             Err(panic) => {

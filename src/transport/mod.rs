@@ -255,6 +255,11 @@ impl Transport {
         Transport { conn }
     }
 
+    /// Runs a user's code. A panic ends there, and with it this connection.
+    pub(crate) fn guard(&self, f: impl FnOnce()) {
+        self.conn.guard(f);
+    }
+
     /// Tells the protocol that the connection stands. From the loop only.
     pub(crate) fn begin(&self) {
         self.conn.settle();
