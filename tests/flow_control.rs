@@ -117,6 +117,21 @@ on_both_backends! {
         run_until(&proactor, "the end", || record.is_lost());
     }
 
+    fn c14d_weights_without_end(proactor: Proactor) {
+        let (transport, record, peer) = open(&proactor);
+        transport.set_write_buffer_limits(Some(usize::MAX), None).unwrap();
+        let heavy = || SendOptions::new().write_weight(usize::MAX);
+        let sends = [heavy(), SendOptions::new(), heavy()].map(|o| send(&transport, file(1000), o));
+        transport.write(&b"end"[..]).unwrap();
+        transport.close();
+        for outcome in sends {
+            outcome.succeed(&proactor, 1000);
+        }
+        run_until(&proactor, "the end", || record.is_lost());
+        assert_eq!(join(&proactor, read_all(peer)).len(), 3003);
+        assert_eq!(pauses(&record), (0, 0));
+    }
+
     fn c14a_limits(proactor: Proactor) {
         let (transport, _record, _peer) = open(&proactor);
         transport.set_write_buffer_limits(Some(1000), None).unwrap();
