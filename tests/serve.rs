@@ -39,6 +39,7 @@ on_both_backends! {
     finishes_transfers_with_requests_behind_them_when_stopped,
     stops_at_once_on_the_second_signal,
     stops_after_the_time_limit,
+    ends_when_a_thread_fails,
     serves_unix_sockets,
     serves_with_several_threads,
     goes_every_route,
@@ -809,6 +810,20 @@ fn stops_after_the_time_limit(backend: &str) {
     assert_eq!(ended.code(), Some(1), "{ended:?}");
     assert!(ended.stderr.contains("--stop-timeout"), "{ended:?}");
     assert!(busy.rest().len() < size);
+}
+
+fn ends_when_a_thread_fails(backend: &str) {
+    let dir = directory(&[]);
+    let mut command = std::process::Command::new("sh");
+    // Not all of the threads get the descriptors that they need.
+    let script = "ulimit -n 24 && exec \"$0\" serve --backend \"$1\" --listen 127.0.0.1:0 \
+                  --threads 12 \"$2\"";
+    let program = env!("CARGO_BIN_EXE_spliceport");
+    command.args(["-c", script, program, backend]);
+    command.arg(dir.path());
+    let ended = run(command);
+    assert_eq!(ended.code(), Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("Too many open files"), "{ended:?}");
 }
 
 fn serves_unix_sockets(backend: &str) {
