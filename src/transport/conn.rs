@@ -133,6 +133,22 @@ pub(crate) struct Conn {
     pub(super) state: RefCell<State>,
 }
 
+/// A completion is being taken in, until this is dropped: by a panic too.
+struct Settling<'a>(&'a Cell<bool>);
+
+impl Settling<'_> {
+    fn begin(settling: &Cell<bool>) -> Settling<'_> {
+        settling.set(true);
+        Settling(settling)
+    }
+}
+
+impl Drop for Settling<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
 impl Conn {
     pub(crate) fn open(
         proactor: &Proactor,
@@ -213,7 +229,7 @@ impl Conn {
     /// Calls back for all that happened, and starts what is to be done next. Called from the loop
     /// only.
     pub(crate) fn settle(self: &Rc<Self>) {
-        self.settling.set(true);
+        let _settling = Settling::begin(&self.settling);
         let transport = Transport::of(Rc::clone(self));
         loop {
             while let Some(event) = self.next_event() {
@@ -226,7 +242,6 @@ impl Conn {
                 break;
             }
         }
-        self.settling.set(false);
     }
 
     fn next_event(&self) -> Option<Event> {
@@ -379,7 +394,7 @@ impl Conn {
 
 impl Handler for Conn {
     fn complete(self: Rc<Self>, _proactor: &Proactor, key: u64, completion: Completion) {
-        self.settling.set(true);
+        let _settling = Settling::begin(&self.settling);
         {
             let mut state = self.state.borrow_mut();
             match Key::unpack(key) {
