@@ -31,6 +31,7 @@ impl fmt::Debug for ConnectHandle {
 
 /// Connects. `on_connected` is called once, from the loop, with the transport or the error, and
 /// before the protocol's `connection_made`. On an error the protocol is dropped without a call.
+/// A panic in it ends the connection, as one in the protocol does.
 pub fn connect(
     proactor: &Proactor,
     address: &Address,
@@ -64,10 +65,14 @@ pub fn connect(
                 Transport::accepted(proactor, socket, protocol, &options)
             }
         };
-        let begun = connected.as_ref().ok().cloned();
-        on_connected(connected);
-        if let Some(transport) = begun {
-            transport.begin();
+        match connected {
+            Ok(transport) => {
+                let told = transport.clone();
+                // Begun after a panic too, so that its protocol is told of the end.
+                transport.guard(move || on_connected(Ok(told)));
+                transport.begin();
+            }
+            Err(e) => on_connected(Err(e)),
         }
     });
     ConnectHandle {

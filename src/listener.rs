@@ -26,19 +26,22 @@ struct Inner {
     /// Away while it is being called.
     factory: RefCell<Option<Factory>>,
     op: Cell<Option<Token>>,
+    /// Accepting has failed, and no connection has been accepted since.
+    recovering: Cell<bool>,
 }
 
 const ACCEPT: u64 = 0;
 const RETRY: u64 = 1;
 
-/// How long no connection is accepted after descriptors or memory ran out.
+/// How long accepting pauses after it failed.
 const RECOVERY: Duration = Duration::from_millis(100);
 
 impl Listener {
     /// Listens at an address. For each connection the factory makes a protocol; with `None` it is
     /// refused: closed at once. A panic in the factory refuses the connection too.
     ///
-    /// While descriptors or memory are exhausted, accepting pauses and is tried again.
+    /// Where accepting fails, since descriptors or memory are exhausted or for whatever reason may
+    /// pass, it pauses and is tried again.
     ///
     /// # Errors
     /// Those of [`proactor::net::listen`].
@@ -56,13 +59,20 @@ impl Listener {
     /// Takes over a socket that listens already (socket activation). It is made non-blocking.
     ///
     /// # Errors
-    /// The kernel's refusal to make it non-blocking.
+    /// `InvalidInput` where it is no socket that listens; the kernel's refusal to make it
+    /// non-blocking.
     pub fn from_fd(
         proactor: &Proactor,
         fd: Fd,
         options: TransportOptions,
         factory: impl FnMut(&Fd) -> Option<Box<dyn Protocol>> + 'static,
     ) -> io::Result<Listener> {
+        if !net::is_listening(&fd) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "connections can be accepted only from a socket that listens",
+            ));
+        }
         fd.set_nonblocking()?;
         let inner = Rc::new(Inner {
             handle: proactor.handle(),
@@ -70,6 +80,7 @@ impl Listener {
             socket: RefCell::new(Some(fd)),
             factory: RefCell::new(Some(Box::new(factory))),
             op: Cell::new(None),
+            recovering: Cell::new(false),
         });
         inner.accept();
         Ok(Listener { inner })
@@ -161,31 +172,26 @@ impl Inner {
     fn failed(self: &Rc<Self>, error: &io::Error) {
         match error.raw_os_error() {
             Some(libc::ECANCELED) => {}
-            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                log::warn!("no connection can be accepted for now: {error}");
-                let at = Instant::now() + RECOVERY;
-                self.submit(Op::Timeout { at }, RETRY);
-            }
-            // The errors of one connection that was gone before it was accepted (accept(2)).
-            Some(
-                libc::ECONNABORTED
-                | libc::EPROTO
-                | libc::EPERM
-                | libc::ENETDOWN
-                | libc::ENETUNREACH
-                | libc::EHOSTDOWN
-                | libc::EHOSTUNREACH
-                | libc::ENONET
-                | libc::ENOPROTOOPT
-                | libc::EOPNOTSUPP
-                | libc::EAGAIN,
-            ) => {
+            // One connection was gone before it was accepted.
+            Some(libc::ECONNABORTED | libc::EPROTO) => {
                 log::debug!("a connection was gone before it was accepted: {error}");
                 self.accept();
             }
-            _ => {
+            // The socket will never give one.
+            Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP) => {
                 log::error!("accepting has ended: {error}");
                 self.close();
+            }
+            // What is exhausted or forbidden, or a network that is down: it may pass, and may not
+            // for long.
+            _ => {
+                if self.recovering.replace(true) {
+                    log::debug!("still no connection can be accepted: {error}");
+                } else {
+                    log::warn!("no connection can be accepted for now: {error}");
+                }
+                let at = Instant::now() + RECOVERY;
+                self.submit(Op::Timeout { at }, RETRY);
             }
         }
     }
@@ -199,6 +205,7 @@ impl Handler for Inner {
         }
         match completion.result {
             Ok(Output::Accepted(fd)) => {
+                self.recovering.set(false);
                 self.accepted(proactor, fd);
                 if last {
                     self.accept();

@@ -15,6 +15,16 @@ use spliceport::{End, Route, RouteChoice, SendOptions, Source};
 
 const LEN: u64 = 5_000_000;
 
+struct Hangs(mpsc::Receiver<()>);
+impl Read for Hangs {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        // Until the test lets go.
+        let _ = self.0.recv();
+        buf[0] = b'?';
+        Ok(1)
+    }
+}
+
 on_both_backends! {
     fn c28_cancel_before_the_start(proactor: Proactor) {
         for route in ROUTES {
@@ -87,6 +97,39 @@ on_both_backends! {
         }
     }
 
+    fn c28d_nothing_leaves_behind_one_that_was_cut(proactor: Proactor) {
+        for route in ROUTES {
+            for (deadline, eof) in [(false, false), (false, true), (true, false), (true, true)] {
+                let (ours, peer) = tight_tcp();
+                let (transport, record) = over(&proactor, ours);
+                let options = match deadline {
+                    true => by(route).timeout(Duration::from_millis(30)),
+                    false => by(route),
+                };
+                send_noted(&transport, &record, 0, file(10), by(route));
+                let outcome = send(&transport, file(LEN), options);
+                run_a_while(&proactor);
+                // The end of the stream is due as soon as nothing is queued.
+                if eof {
+                    transport.write_eof().unwrap();
+                } else {
+                    transport.close();
+                }
+                outcome.handle.cancel();
+                outcome.wait(&proactor);
+                let end = if deadline { End::TimedOut } else { End::Cancelled };
+                assert_eq!(outcome.end(), end);
+                run_until(&proactor, "the end", || record.is_lost());
+                let notes = record.notes();
+                assert!(matches!(notes.last(), Some(Note::Lost(Some(_)))), "{route:?} {notes:?}");
+                let (bytes, error) = join(&proactor, read_until_error(peer));
+                let kind = error.map(|e| e.kind());
+                assert_eq!(kind, Some(io::ErrorKind::ConnectionReset), "{route:?} {eof}");
+                assert!(bytes.len() < 10 + LEN as usize);
+            }
+        }
+    }
+
     fn c28c_cancel_midway_with_the_connection_kept(proactor: Proactor) {
         for route in ROUTES {
             let (ours, peer) = tight_tcp();
@@ -136,16 +179,61 @@ on_both_backends! {
         assert_eq!(proactor.stats().pipes_leased, 0);
     }
 
-    fn c29a_cancel_of_a_reader_that_hangs(proactor: Proactor) {
-        struct Hangs(mpsc::Receiver<()>);
-        impl Read for Hangs {
+    fn c26b_a_reader_whose_end_panics(proactor: Proactor) {
+        struct Panics(Vec<u8>, Option<mpsc::Receiver<()>>);
+        impl Read for Panics {
             fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-                // Until the test lets go.
-                let _ = self.0.recv();
-                buf[0] = b'?';
-                Ok(1)
+                if let Some(hangs) = &self.1 {
+                    let _ = hangs.recv();
+                }
+                let n = self.0.len().min(buf.len());
+                buf[..n].copy_from_slice(&self.0[..n]);
+                self.0.drain(..n);
+                Ok(n)
             }
         }
+        impl Drop for Panics {
+            fn drop(&mut self) {
+                panic!("on purpose");
+            }
+        }
+        // Read to its end, refused, not begun, hanging; and the last, forgotten.
+        for fate in 0..5 {
+            let (ours, peer) = tcp();
+            let (transport, record) = over(&proactor, ours);
+            let reader = read_until_error(peer);
+            let (let_go, hangs) = mpsc::channel();
+            let hangs = (fate >= 3).then_some(hangs);
+            let mut before = None;
+            if fate == 2 {
+                let (let_go, hangs) = mpsc::channel::<()>();
+                let waits = Source::reader(Hangs(hangs), None);
+                send(&transport, waits, SendOptions::new());
+                before = Some(let_go);
+            }
+            let source = Source::reader(Panics(contents(0, 1000), hangs), None);
+            let options = SendOptions::new().native_only(fate == 1);
+            let outcome = send(&transport, source, options);
+            run_a_while(&proactor);
+            match fate {
+                2 | 3 => outcome.handle.cancel(),
+                4 => transport.abort(),
+                _ => {}
+            }
+            run_a_while(&proactor);
+            let_go.send(()).ok();
+            drop(let_go);
+            run_until(&proactor, "the end", || record.is_lost());
+            assert!(outcome.is_there(), "{fate}");
+            assert_eq!(outcome.sent(), if fate == 0 { 1000 } else { 0 });
+            run_a_while(&proactor);
+            assert_eq!(proactor.stats().panics, 0, "{fate}");
+            join(&proactor, reader);
+            drop(before);
+        }
+    }
+
+    fn c29a_cancel_of_a_reader_that_hangs(proactor: Proactor) {
         for abort in [false, true] {
             let (let_go, hangs) = mpsc::channel();
             let (transport, record, peer) = open(&proactor);

@@ -551,6 +551,23 @@ on_both_backends! {
         assert_eq!(other_record.signals(), [Note::Made]);
     }
 
+    fn c26a_a_panic_when_connected(proactor: Proactor) {
+        let any = Address::from("127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap());
+        let server = Record::new();
+        let made = server.clone();
+        let factory = move |_: &Fd| Some(made.protocol());
+        let (listen, options) = (ListenOptions::default(), TransportOptions::new());
+        let listener = Listener::bind(&proactor, &any, &listen, options, factory).unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = Record::new();
+        connect(&proactor, &address, TransportOptions::new(), client.protocol(), |_| {
+            panic!("on purpose");
+        });
+        run_until(&proactor, "both ends' end", || client.is_lost() && server.is_lost());
+        let lost = Note::Lost(Some(io::ErrorKind::Other));
+        assert_eq!(client.signals(), [Note::Made, lost]);
+    }
+
     fn c27_made_first_and_no_data_after_the_end(proactor: Proactor) {
         let (ours, mut peer) = tcp();
         peer.write_all(b"early").unwrap();

@@ -95,6 +95,43 @@ on_both_backends! {
         assert_eq!(pauses(&record), (2, 1));
     }
 
+    fn c14c_pauses_though_the_peer_reads_a_little(proactor: Proactor) {
+        let (ours, mut peer) = tight_tcp();
+        let (transport, record) = over(&proactor, ours);
+        peer.set_nonblocking(true).unwrap();
+        let mut buf = vec![0; MIB];
+        let mut most = 0;
+        for _ in 0..2000 {
+            if record.has(&Note::Pause) {
+                break;
+            }
+            transport.write(contents(0, MIB / 4)).unwrap();
+            most = transport.write_buffer_size();
+            // Something goes each turn, so that there always is another operation.
+            while let Ok(1..) = peer.read(&mut buf) {}
+            proactor.run_once(Some(Duration::ZERO)).unwrap();
+        }
+        assert_eq!(pauses(&record), (1, 0));
+        assert!(most < 64 * MIB, "{most}");
+        transport.abort();
+        run_until(&proactor, "the end", || record.is_lost());
+    }
+
+    fn c14d_weights_without_end(proactor: Proactor) {
+        let (transport, record, peer) = open(&proactor);
+        transport.set_write_buffer_limits(Some(usize::MAX), None).unwrap();
+        let heavy = || SendOptions::new().write_weight(usize::MAX);
+        let sends = [heavy(), SendOptions::new(), heavy()].map(|o| send(&transport, file(1000), o));
+        transport.write(&b"end"[..]).unwrap();
+        transport.close();
+        for outcome in sends {
+            outcome.succeed(&proactor, 1000);
+        }
+        run_until(&proactor, "the end", || record.is_lost());
+        assert_eq!(join(&proactor, read_all(peer)).len(), 3003);
+        assert_eq!(pauses(&record), (0, 0));
+    }
+
     fn c14a_limits(proactor: Proactor) {
         let (transport, _record, _peer) = open(&proactor);
         transport.set_write_buffer_limits(Some(1000), None).unwrap();

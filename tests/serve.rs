@@ -36,8 +36,10 @@ on_both_backends! {
     survives_half_closed_clients,
     ends_idle_and_slow_connections,
     finishes_transfers_when_stopped,
+    finishes_transfers_with_requests_behind_them_when_stopped,
     stops_at_once_on_the_second_signal,
     stops_after_the_time_limit,
+    ends_when_a_thread_fails,
     serves_unix_sockets,
     serves_with_several_threads,
     goes_every_route,
@@ -743,9 +745,39 @@ fn finishes_transfers_when_stopped(backend: &str) {
     });
     assert_eq!(busy.take(size - 10_000).len(), size - 10_000);
     busy.assert_ended();
+    drop(busy);
     let ended = server.running.end();
     assert_eq!(ended.code(), Some(0), "{ended:?}");
     assert_eq!(ended.stderr, "");
+}
+
+fn finishes_transfers_with_requests_behind_them_when_stopped(backend: &str) {
+    let dir = directory(&[("a", b"hello")]);
+    let size = make_big(&dir.path().join("big"));
+    let mut server = Server::start(backend, dir.path());
+    let mut busy = server.connect();
+    busy.get("/big");
+    assert_eq!(busy.head().length(), size);
+    busy.take(10_000);
+    server.running.signal(Signal::TERM);
+    wait_for("the listener's end", || {
+        std::net::TcpStream::connect(&server.address).err()
+    });
+    // Left unread, these would make the kernel throw the end of the response away.
+    for _ in 0..10 {
+        busy.get("/a");
+    }
+    let mut left = size - 10_000;
+    while left > 0 {
+        let n = left.min(1 << 20);
+        assert_eq!(busy.take(n).len(), n);
+        left -= n;
+        thread::sleep(Duration::from_millis(2));
+    }
+    busy.assert_ended();
+    drop(busy);
+    let ended = server.running.end();
+    assert_eq!(ended.code(), Some(0), "{ended:?}");
 }
 
 fn stops_at_once_on_the_second_signal(backend: &str) {
@@ -778,6 +810,20 @@ fn stops_after_the_time_limit(backend: &str) {
     assert_eq!(ended.code(), Some(1), "{ended:?}");
     assert!(ended.stderr.contains("--stop-timeout"), "{ended:?}");
     assert!(busy.rest().len() < size);
+}
+
+fn ends_when_a_thread_fails(backend: &str) {
+    let dir = directory(&[]);
+    let mut command = std::process::Command::new("sh");
+    // Not all of the threads get the descriptors that they need.
+    let script = "ulimit -n 24 && exec \"$0\" serve --backend \"$1\" --listen 127.0.0.1:0 \
+                  --threads 12 \"$2\"";
+    let program = env!("CARGO_BIN_EXE_spliceport");
+    command.args(["-c", script, program, backend]);
+    command.arg(dir.path());
+    let ended = run(command);
+    assert_eq!(ended.code(), Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("Too many open files"), "{ended:?}");
 }
 
 fn serves_unix_sockets(backend: &str) {

@@ -446,6 +446,12 @@ fn get_option(
     Ok(value)
 }
 
+/// Whether it is a socket that listens (`SO_ACCEPTCONN`).
+pub fn is_listening(socket: &Fd) -> bool {
+    let listens = get_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_ACCEPTCONN);
+    listens.is_ok_and(|yes| yes != 0)
+}
+
 /// Whether a socket speaks TCP.
 pub(crate) fn is_tcp(socket: BorrowedFd<'_>) -> bool {
     let protocol = get_option(socket, libc::SOL_SOCKET, libc::SO_PROTOCOL);

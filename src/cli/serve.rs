@@ -78,7 +78,7 @@ pub(super) fn run(args: &Serve) -> Result<(), Failure> {
         let (plan, ready) = (plan.clone(), ready.clone());
         let spawned = thread::Builder::new()
             .name(format!("serve-{index}"))
-            .spawn(move || serve(&plan, door, ready));
+            .spawn(move || or_stop(&plan.stop, || serve(&plan, door, ready)));
         running.push(spawned.map_err(|e| Failure::io("cannot start a thread", &e))?);
     }
     drop(ready);
@@ -88,9 +88,9 @@ pub(super) fn run(args: &Serve) -> Result<(), Failure> {
         backend = Some(kind);
     }
     let mut result = Ok(());
-    if running.iter().any(thread::JoinHandle::is_finished) {
-        plan.stop.request();
-    } else if let Some(backend) = backend {
+    if plan.stop.requests() == 0
+        && let Some(backend) = backend
+    {
         let mut stdout = io::stdout().lock();
         let line = writeln!(stdout, "listening on http://{bound} (backend {backend})");
         if let Err(e) = line.and_then(|()| stdout.flush()) {
@@ -100,10 +100,6 @@ pub(super) fn run(args: &Serve) -> Result<(), Failure> {
     for thread in running {
         let ended = thread.join();
         let ended = ended.unwrap_or_else(|_| Err(Failure::new("a thread panicked")));
-        if ended.is_err() {
-            // The others are of no use without it.
-            plan.stop.request();
-        }
         result = result.and(ended);
     }
     result
@@ -151,6 +147,21 @@ fn listen(address: &Address, threads: usize) -> io::Result<(Fd, Option<super::So
         drop(net::listen(address, &ListenOptions::default())?);
     }
     super::listen(address, &listen_options(threads))
+}
+
+/// Does a thread's work. Where that fails, or panics, all threads are to stop: they are of no use
+/// without it.
+fn or_stop(stop: &Stop, work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    struct Stops<'a>(&'a Stop);
+    impl Drop for Stops<'_> {
+        fn drop(&mut self) {
+            self.0.request_once();
+        }
+    }
+    let stops = Stops(stop);
+    work()?;
+    std::mem::forget(stops);
+    Ok(())
 }
 
 /// One thread: a proactor and its server, until the stop.
@@ -205,4 +216,22 @@ fn run_server(plan: &Plan, proactor: &Proactor, server: &Server) -> Result<(), F
         turn(Some(left))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_fails_stops_all() {
+        let stop = Stop::default();
+        assert!(or_stop(&stop, || Ok(())).is_ok());
+        assert_eq!(stop.requests(), 0);
+        let panics = std::panic::AssertUnwindSafe(|| or_stop(&stop, || panic!("on purpose")));
+        assert!(std::panic::catch_unwind(panics).is_err());
+        assert_eq!(stop.requests(), 1);
+        // Others that fail by that do not ask once more.
+        assert!(or_stop(&stop, || Err(Failure::new("on purpose"))).is_err());
+        assert_eq!(stop.requests(), 1);
+    }
 }

@@ -26,6 +26,16 @@ impl Stop {
     /// Asks for the end. Every watching loop makes a turn.
     pub(super) fn request(&self) {
         self.shared.requests.fetch_add(1, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Asks for the end, unless that has been done.
+    pub(super) fn request_once(&self) {
+        self.shared.requests.fetch_max(1, Ordering::SeqCst);
+        self.wake();
+    }
+
+    fn wake(&self) {
         for remote in self.loops().iter() {
             // A loop that is gone has ended.
             let _ = remote.post(|_| {});

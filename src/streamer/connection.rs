@@ -254,7 +254,7 @@ impl Connection {
         let over = state.phase == Phase::Open && !waits && (state.eof || self.server.is_stopping());
         drop(state);
         if over {
-            self.close(transport);
+            self.end(transport);
         } else if change && pause {
             transport.pause_reading();
         } else if change {
@@ -484,7 +484,8 @@ impl Connection {
             let mut state = self.state.borrow_mut();
             state.phase = Phase::Open;
             state.since = self.server.tick();
-            linger || !state.input.is_empty()
+            // A client that did not ask for the end may send more requests.
+            linger || !state.input.is_empty() || self.server.is_stopping()
         };
         if self.server.is_stopping() {
             wanted.persistence = Persistence::Close;
@@ -525,6 +526,23 @@ impl Connection {
         transport.close();
     }
 
+    /// Closes, or, while responses are being sent that a request behind them would throw away,
+    /// lingers.
+    fn end(&self, transport: &Transport) {
+        let sending = {
+            let state = self.state.borrow();
+            state.queued > 0 || state.write_paused
+        };
+        if !sending {
+            return self.close(transport);
+        }
+        self.linger(transport);
+        // What comes is to be thrown away, not to be left unread.
+        if std::mem::take(&mut self.state.borrow_mut().read_paused) {
+            transport.resume_reading();
+        }
+    }
+
     /// Ends it as soon as the responses under way are sent.
     pub(super) fn stop(&self) {
         let Some(transport) = self.transport() else {
@@ -532,7 +550,7 @@ impl Connection {
         };
         let phase = self.state.borrow().phase;
         match phase {
-            Phase::Open => self.close(&transport),
+            Phase::Open => self.end(&transport),
             // The response comes first; lingering has its own end.
             Phase::Opening | Phase::Lingering | Phase::Closing => {}
         }

@@ -110,8 +110,8 @@ pub(crate) struct State {
     /// A tick is under way.
     pub(super) tick: bool,
     /// The outgoing operation that was under way when a tick was asked for to see whether the
-    /// pressure lasts.
-    pub(super) pressed: Option<u32>,
+    /// pressure lasts, and the pressure then. `None` once it was not too much.
+    pub(super) pressed: Option<(u32, u64)>,
     pub(super) next_id: u64,
     /// Writes since the connection was lost.
     pub(super) lost_writes: u32,
@@ -131,6 +131,22 @@ pub(crate) struct Conn {
     /// `connection_lost` has been called.
     pub(super) over: Cell<bool>,
     pub(super) state: RefCell<State>,
+}
+
+/// A completion is being taken in, until this is dropped: by a panic too.
+struct Settling<'a>(&'a Cell<bool>);
+
+impl Settling<'_> {
+    fn begin(settling: &Cell<bool>) -> Settling<'_> {
+        settling.set(true);
+        Settling(settling)
+    }
+}
+
+impl Drop for Settling<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
 }
 
 impl Conn {
@@ -213,7 +229,7 @@ impl Conn {
     /// Calls back for all that happened, and starts what is to be done next. Called from the loop
     /// only.
     pub(crate) fn settle(self: &Rc<Self>) {
-        self.settling.set(true);
+        let _settling = Settling::begin(&self.settling);
         let transport = Transport::of(Rc::clone(self));
         loop {
             while let Some(event) = self.next_event() {
@@ -226,7 +242,6 @@ impl Conn {
                 break;
             }
         }
-        self.settling.set(false);
     }
 
     fn next_event(&self) -> Option<Event> {
@@ -252,23 +267,25 @@ impl Conn {
     /// the loop later.
     pub(super) fn watch_pressure(self: &Rc<Self>, state: &mut State) {
         let alive = matches!(state.phase, Phase::Open | Phase::Closing);
-        if alive && !state.tick && state.flow.is_over(state.queue.pressure()) {
-            state.pressed = state.out.number();
+        let pressure = state.queue.pressure();
+        if alive && !state.tick && state.flow.is_over(pressure) {
+            state.pressed = state.out.number().map(|number| (number, pressure));
             state.tick = self.submit(Op::Nop, Key::Tick).is_some();
         }
     }
 
     fn ticked(&self, state: &mut State) {
         state.tick = false;
-        let Some(number) = state.pressed.take() else {
+        let Some((number, before)) = state.pressed.take() else {
             return;
         };
-        // Another operation has come since: the kernel takes what it gets, so look again. A file
-        // that is under way will not be done in a turn.
+        let pressure = state.queue.pressure();
+        // Another operation has come since, and less is queued: the kernel takes what it gets, so
+        // look again. A file that is under way will not be done in a turn.
         let stalled = state.out.number() == Some(number);
         let long = state.queue.file_mut(0).is_some_and(|file| file.sent > 0);
-        if (stalled || long)
-            && let Some(signal) = state.flow.lasted(state.queue.pressure())
+        if (stalled || long || pressure >= before)
+            && let Some(signal) = state.flow.lasted(pressure)
         {
             state.events.push_back(Event::Signal(signal));
         }
@@ -377,12 +394,18 @@ impl Conn {
 
 impl Handler for Conn {
     fn complete(self: Rc<Self>, _proactor: &Proactor, key: u64, completion: Completion) {
-        self.settling.set(true);
+        let _settling = Settling::begin(&self.settling);
         {
             let mut state = self.state.borrow_mut();
             match Key::unpack(key) {
                 Key::Receive => self.received(&mut state, completion),
-                Key::Out(number) => self.went_out(&mut state, number, completion),
+                Key::Out(number) => {
+                    self.went_out(&mut state, number, completion);
+                    let pressure = state.queue.pressure();
+                    if !state.flow.is_over(pressure) {
+                        state.pressed = None;
+                    }
+                }
                 Key::Tick => self.ticked(&mut state),
                 Key::Deadline(id) if completion.result.is_ok() => {
                     self.stop(&mut state, id, End::TimedOut);

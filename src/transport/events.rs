@@ -1,6 +1,7 @@
 //! The events that a user is told of, and the telling: the one place where users' code is called.
 //! A panic in it ends there, and with it the connection.
 
+use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -20,6 +21,8 @@ pub(crate) enum Event {
     /// The send with this id has got on.
     Progress(u64),
     Sent(Box<FileSend>),
+    /// Nobody is told of it, but a user's code may be in its end.
+    Discard(Box<dyn Any>),
     Lost(Option<io::Error>),
 }
 
@@ -45,6 +48,9 @@ impl Conn {
             }
             Event::Progress(id) => self.deliver_progress(transport, id),
             Event::Sent(file) => self.deliver_sent(transport, file),
+            Event::Discard(what) => {
+                self.guard(move || drop(what));
+            }
             Event::Lost(error) => {
                 let protocol = self.protocol.borrow_mut().take();
                 self.over.set(true);
@@ -102,14 +108,20 @@ impl Conn {
             && let Some(file) = state.queue.file_mut(at)
         {
             file.progress = Some(progress);
+            return;
         }
+        drop(state);
+        self.guard(move || drop(progress));
     }
 
     fn deliver_sent(self: &Rc<Self>, transport: &Transport, mut file: Box<FileSend>) {
-        if let Some(mut progress) = file.progress.take()
-            && file.sent > file.reported
-        {
-            self.guard(|| progress(transport, file.sent));
+        if let Some(mut progress) = file.progress.take() {
+            self.guard(|| {
+                if file.sent > file.reported {
+                    progress(transport, file.sent);
+                }
+                drop(progress);
+            });
         }
         let outcome = file.outcome();
         let broken = match &outcome.error {
@@ -146,7 +158,7 @@ impl Conn {
     }
 
     /// Runs a user's code. A panic ends there, and with it this connection.
-    fn guard<T>(self: &Rc<Self>, f: impl FnOnce() -> T) -> Option<T> {
+    pub(super) fn guard<T>(self: &Rc<Self>, f: impl FnOnce() -> T) -> Option<T> {
         match catch_unwind(AssertUnwindSafe(f)) {
             Ok(value) => Some(value),
             Err(panic) => {

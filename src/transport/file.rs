@@ -210,12 +210,12 @@ impl FileSend {
             }
             Kind::Reader { reader, len } => {
                 self.promise(len);
-                if self.native_only {
-                    return Err(unsupported());
-                }
                 let reader = Some(reader);
                 let chunk = BytesMut::new();
                 self.body = Body::Reader { reader, chunk };
+                if self.native_only {
+                    return Err(unsupported());
+                }
             }
         }
         Ok(())
@@ -473,7 +473,13 @@ impl FileSend {
         {
             log::warn!("a file's position could not be moved behind what was sent: {e}");
         }
-        self.body = Body::None;
+        // A reader's end is its user's code, and waits until the send's end is told.
+        if !matches!(
+            self.body,
+            Body::Reader { .. } | Body::Pending(Kind::Reader { .. })
+        ) {
+            self.body = Body::None;
+        }
         self.head = Bytes::new();
     }
 

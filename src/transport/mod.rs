@@ -147,6 +147,11 @@ impl Transport {
     }
 
     /// Stops reading at once, sends what is queued, then ends the connection.
+    ///
+    /// Where the peer has sent something that is not read by then, the kernel resets a TCP
+    /// connection, and the end of what was sent may be lost with it. While the peer may still
+    /// send, rather use [`write_eof`](Transport::write_eof), read on, and close after
+    /// `eof_received`.
     pub fn close(&self) {
         self.conn.close();
     }
@@ -248,6 +253,11 @@ impl Transport {
 
     pub(crate) fn of(conn: Rc<Conn>) -> Transport {
         Transport { conn }
+    }
+
+    /// Runs a user's code. A panic ends there, and with it this connection.
+    pub(crate) fn guard(&self, f: impl FnOnce()) {
+        self.conn.guard(f);
     }
 
     /// Tells the protocol that the connection stands. From the loop only.

@@ -25,8 +25,8 @@ pub(crate) struct Queue {
     entries: VecDeque<Entry>,
     /// Bytes in data entries.
     data: usize,
-    /// What files count for the write limits.
-    weights: u64,
+    /// What files count for the write limits; each may count anything.
+    weights: u128,
     /// What a file counts that names no weight.
     default_weight: usize,
 }
@@ -52,7 +52,7 @@ impl Queue {
 
     pub(crate) fn push_file(&mut self, mut file: Box<FileSend>) {
         file.counted = file.weigh(self.default_weight);
-        self.weights += file.counted;
+        self.weights += u128::from(file.counted);
         self.entries.push_back(Entry::File(file));
     }
 
@@ -67,7 +67,7 @@ impl Queue {
 
     /// What counts for the write limits.
     pub(crate) fn pressure(&self) -> u64 {
-        (self.data as u64).saturating_add(self.weights)
+        u64::try_from(self.data as u128 + self.weights).unwrap_or(u64::MAX)
     }
 
     /// A file without a weight of its own counts `weight` from now on.
@@ -82,7 +82,7 @@ impl Queue {
     pub(crate) fn recount(&mut self, at: usize) {
         if let Some(Entry::File(file)) = self.entries.get_mut(at) {
             let counts = file.weigh(self.default_weight);
-            self.weights = self.weights - file.counted + counts;
+            self.weights = self.weights - u128::from(file.counted) + u128::from(counts);
             file.counted = counts;
         }
     }
@@ -186,7 +186,7 @@ impl Queue {
                 None
             }
             Entry::File(file) => {
-                self.weights -= file.counted;
+                self.weights -= u128::from(file.counted);
                 Some(file)
             }
         }
@@ -279,6 +279,23 @@ mod tests {
         queue.set_default_weight(3);
         assert_eq!(queue.pressure(), 13 + 3 + 7);
         assert_eq!(queue.leading_data(), (1, 10));
+    }
+
+    #[test]
+    fn weights_may_be_anything() {
+        let mut queue = Queue::new(usize::MAX);
+        queue.push_data(Bytes::from_static(b"abc"));
+        queue.push_file(file(1, 5, SendOptions::new()));
+        queue.push_file(file(2, 5, SendOptions::new().write_weight(usize::MAX)));
+        assert_eq!(queue.pressure(), u64::MAX);
+        queue.set_default_weight(1);
+        assert_eq!(queue.pressure(), u64::MAX);
+        drop(queue.take(2));
+        assert_eq!(queue.pressure(), 3 + 1);
+        queue.set_default_weight(usize::MAX);
+        assert_eq!(queue.pressure(), u64::MAX);
+        drop(queue.take(1));
+        assert_eq!(queue.pressure(), 3);
     }
 
     #[test]

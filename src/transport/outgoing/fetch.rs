@@ -12,6 +12,7 @@ use proactor::{Completion, Interest, Op, Open, Output};
 use super::Doing;
 use crate::send::End;
 use crate::transport::conn::{Conn, State};
+use crate::transport::events::Event;
 use crate::transport::file::{Body, FileSend};
 use crate::transport::shared::Shared;
 
@@ -161,8 +162,10 @@ impl Conn {
 
     /// A reader was read.
     pub(super) fn reader_back(self: &Rc<Self>, state: &mut State, id: u64, completion: Completion) {
-        let at = state.queue.find(id);
-        let Some(file) = at.and_then(|at| state.queue.file_mut(at)) else {
+        let Some(at) = state.queue.find(id) else {
+            return self.discard(state, completion);
+        };
+        let Some(file) = state.queue.file_mut(at) else {
             return;
         };
         let Body::Reader { reader, chunk } = &mut file.body else {
@@ -182,7 +185,12 @@ impl Conn {
                 }
             }
             Ok(_) => {}
-            Err(e) if e.raw_os_error() == Some(libc::ECANCELED) => {}
+            // The reader goes with the work that was not done.
+            Err(e) if e.raw_os_error() == Some(libc::ECANCELED) => {
+                if let Some(op) = completion.op {
+                    state.events.push_back(Event::Discard(Box::new(op)));
+                }
+            }
             Err(e) => file.failure = Some(e),
         }
     }

@@ -103,6 +103,8 @@ impl Conn {
         {
             if state.out.stops {
                 self.finish_stopped(state);
+                // They may cut the connection once they are told of: nothing leaves before.
+                continue;
             }
             if let Some(file) = state.queue.file_mut(0) {
                 file.start();

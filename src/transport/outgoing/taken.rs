@@ -1,5 +1,6 @@
 //! Completions of outgoing operations: what the kernel took, and what that ends.
 
+use std::any::Any;
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -24,7 +25,7 @@ impl Conn {
     ) {
         let current = state.out.number == number;
         let Some((_, doing)) = state.out.busy.take_if(|_| current) else {
-            return self.reclaim(completion.op);
+            return self.discard(state, completion);
         };
         self.end_large(state, completion.transferred);
         let cancelled = completion.is_cancelled();
@@ -64,6 +65,16 @@ impl Conn {
             let id = file.id;
             state.events.push_back(Event::Progress(id));
         }
+    }
+
+    /// What an operation brought that nobody waits for.
+    pub(super) fn discard(&self, state: &mut State, completion: Completion) {
+        let what: Box<dyn Any> = match (completion.result, completion.op) {
+            (Ok(Output::Worked(back)), _) => back,
+            (_, Some(op @ Op::Work(_))) => Box::new(op),
+            (_, op) => return self.reclaim(op),
+        };
+        state.events.push_back(Event::Discard(what));
     }
 
     /// Buffers of an operation that nobody waits for.

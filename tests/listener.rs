@@ -1,0 +1,147 @@
+//! How accepting fails, and recovers.
+
+mod common;
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, Once};
+use std::time::{Duration, Instant};
+
+use common::*;
+use spliceport::proactor::net::ListenOptions;
+use spliceport::proactor::{Address, BackendChoice, Fd, Proactor};
+use spliceport::{Listener, TransportOptions};
+
+/// Descriptors and warnings are the process's: one case at a time.
+fn alone(backend: BackendChoice, case: fn(Proactor)) {
+    static ALONE: Mutex<()> = Mutex::new(());
+    static START: Once = Once::new();
+    START.call_once(|| {
+        log::set_logger(&Warnings).unwrap();
+        log::set_max_level(log::LevelFilter::Warn);
+    });
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    with(backend, case);
+}
+
+static WARNINGS: AtomicUsize = AtomicUsize::new(0);
+
+struct Warnings;
+
+impl log::Log for Warnings {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+    fn log(&self, record: &log::Record<'_>) {
+        if record.level() <= log::Level::Warn && record.args().to_string().contains("accepted") {
+            WARNINGS.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    fn flush(&self) {}
+}
+
+fn listen(proactor: &Proactor, record: &Record) -> (Listener, SocketAddr) {
+    let any = Address::from("127.0.0.1:0".parse::<SocketAddr>().unwrap());
+    let record = record.clone();
+    let factory = move |_: &Fd| Some(record.protocol());
+    let (listen, options) = (ListenOptions::default(), TransportOptions::new());
+    let listener = Listener::bind(proactor, &any, &listen, options, factory).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (listener, address.parse().unwrap())
+}
+
+/// The turns that the loop makes in a while with nothing to do but to try again.
+fn turns(proactor: &Proactor, time: Duration) -> usize {
+    let end = Instant::now() + time;
+    let mut turns = 0;
+    while let Some(left) = end.checked_duration_since(Instant::now()) {
+        proactor.run_once(Some(left)).unwrap();
+        turns += 1;
+    }
+    turns
+}
+
+fn c34_exhausted_descriptors(proactor: Proactor) {
+    let record = Record::new();
+    let (_listener, address) = listen(&proactor, &record);
+    let before = common::kernel::set_descriptor_limit(64);
+    for round in 1..3 {
+        let warnings = WARNINGS.load(Ordering::SeqCst);
+        let mut filling = Vec::new();
+        while let Ok(file) = File::open("/dev/null") {
+            filling.push(file);
+        }
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            // The client gets the one that comes free.
+            filling.pop();
+            clients.push(TcpStream::connect(address).unwrap());
+        }
+        let turns = turns(&proactor, Duration::from_millis(450));
+        assert!(turns < 40, "{turns}");
+        assert_eq!(record.count(&Note::Made), 3 * (round - 1));
+        assert_eq!(WARNINGS.load(Ordering::SeqCst), warnings + 1);
+        drop(filling);
+        run_until(&proactor, "the recovery", || record.count(&Note::Made) == 3 * round);
+        drop(clients);
+        run_a_while(&proactor);
+    }
+    common::kernel::set_descriptor_limit(before);
+}
+
+fn c34a_what_can_not_listen_is_refused(proactor: Proactor) {
+    let (connected, _peer) = tcp();
+    for fd in [connected, Fd::from(file(1))] {
+        let (record, options) = (Record::new(), TransportOptions::new());
+        let factory = move |_: &Fd| Some(record.protocol());
+        let refused = Listener::from_fd(&proactor, fd, options, factory).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::InvalidInput);
+    }
+}
+
+fn c34b_forbidden(proactor: Proactor) {
+    let record = Record::new();
+    let (_listener, address) = listen(&proactor, &record);
+    let warnings = WARNINGS.load(Ordering::SeqCst);
+    // Of this thread alone, for good. A ring does not ask.
+    common::kernel::forbid_accept();
+    let client = TcpStream::connect(address).unwrap();
+    let turns = turns(&proactor, Duration::from_millis(450));
+    assert!(turns < 40, "{turns}");
+    let warnings = WARNINGS.load(Ordering::SeqCst) - warnings;
+    assert_eq!(warnings + record.count(&Note::Made), 1);
+    drop(client);
+}
+
+mod ring {
+    use super::*;
+    #[test]
+    fn c34_exhausted_descriptors() {
+        alone(BackendChoice::Ring, super::c34_exhausted_descriptors);
+    }
+    #[test]
+    fn c34a_what_can_not_listen_is_refused() {
+        alone(BackendChoice::Ring, super::c34a_what_can_not_listen_is_refused);
+    }
+    #[test]
+    fn c34b_forbidden() {
+        alone(BackendChoice::Ring, super::c34b_forbidden);
+    }
+}
+
+mod emulated {
+    use super::*;
+    #[test]
+    fn c34_exhausted_descriptors() {
+        alone(BackendChoice::Emulated, super::c34_exhausted_descriptors);
+    }
+    #[test]
+    fn c34a_what_can_not_listen_is_refused() {
+        alone(BackendChoice::Emulated, super::c34a_what_can_not_listen_is_refused);
+    }
+    #[test]
+    fn c34b_forbidden() {
+        alone(BackendChoice::Emulated, super::c34b_forbidden);
+    }
+}
