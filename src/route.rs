@@ -80,9 +80,19 @@ impl fmt::Debug for Routes {
     }
 }
 
-/// Sends, and rests of sends, of at most this many bytes are copied: one read behind the header
-/// and one send cost less than two splices.
-pub(crate) const COPY_UP_TO: u64 = 32 << 10;
+/// Sends, and rests of sends, of at most this many bytes are copied: one read behind the header and
+/// one send cost less than two splices. On the ring, that is: its sends share a system call, so
+/// that a copy has one call of its own, and a splice pair two. On the emulated port both have two.
+fn copy_up_to(backend: BackendKind) -> u64 {
+    match backend {
+        BackendKind::Ring => 16 << 10,
+        BackendKind::Emulated => 4 << 10,
+    }
+}
+
+/// Up to this size sendfile(2) costs the emulated port less than a splice pair: one call instead of
+/// two. Beyond, its internal pipe of 16 pages costs more.
+const SENDFILE_UP_TO: u64 = 64 << 10;
 
 /// What a piece of cached data has at most; the backends let others go first after as much.
 const DIRECT_PIECE: u64 = 2 << 20;
@@ -180,7 +190,7 @@ pub(crate) fn decide(situation: &Situation, residency: impl FnOnce(u64) -> Resid
             let copied = matches!(
                 situation.filesystem,
                 Filesystem::Network | Filesystem::Generated
-            ) || left <= COPY_UP_TO
+            ) || left <= copy_up_to(situation.backend)
                 || (situation.left.is_none() && !situation.stream);
             if copied && !situation.native_only {
                 Decision::Copy
@@ -197,6 +207,9 @@ pub(crate) fn decide(situation: &Situation, residency: impl FnOnce(u64) -> Resid
 /// The table of what was measured.
 fn by_residency(backend: BackendKind, residency: Residency, left: u64) -> Decision {
     match (backend, residency) {
+        (BackendKind::Emulated, Residency::Hot) if left <= SENDFILE_UP_TO => {
+            Decision::Native(Route::Sendfile, left)
+        }
         (BackendKind::Ring | BackendKind::Emulated, Residency::Hot) => {
             Decision::Native(Route::Inline, left.min(DIRECT_PIECE))
         }
@@ -257,10 +270,26 @@ mod tests {
     #[test]
     fn small_ones_are_copied_without_a_look() {
         let never = |_| panic!("looked");
-        assert_eq!(decide(&situation(COPY_UP_TO), never), Decision::Copy);
+        let most = copy_up_to(BackendKind::Ring);
+        assert_eq!(decide(&situation(most), never), Decision::Copy);
         assert_ne!(
-            decide(&situation(COPY_UP_TO + 1), at(Residency::Hot)),
+            decide(&situation(most + 1), at(Residency::Hot)),
             Decision::Copy
+        );
+    }
+
+    #[test]
+    fn the_emulated_port_sends_small_files_in_one_call() {
+        let mut small = situation(SENDFILE_UP_TO);
+        small.backend = BackendKind::Emulated;
+        assert_eq!(
+            decide(&small, at(Residency::Hot)),
+            Decision::Native(Route::Sendfile, SENDFILE_UP_TO)
+        );
+        small.left = Some(SENDFILE_UP_TO + 1);
+        assert_eq!(
+            decide(&small, at(Residency::Hot)),
+            Decision::Native(Route::Inline, SENDFILE_UP_TO + 1)
         );
     }
 
