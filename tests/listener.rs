@@ -83,7 +83,9 @@ fn c34_exhausted_descriptors(proactor: Proactor) {
         assert_eq!(record.count(&Note::Made), 3 * (round - 1));
         assert_eq!(WARNINGS.load(Ordering::SeqCst), warnings + 1);
         drop(filling);
-        run_until(&proactor, "the recovery", || record.count(&Note::Made) == 3 * round);
+        run_until(&proactor, "the recovery", || {
+            record.count(&Note::Made) == 3 * round
+        });
         drop(clients);
         run_a_while(&proactor);
     }
@@ -122,7 +124,10 @@ mod ring {
     }
     #[test]
     fn c34a_what_can_not_listen_is_refused() {
-        alone(BackendChoice::Ring, super::c34a_what_can_not_listen_is_refused);
+        alone(
+            BackendChoice::Ring,
+            super::c34a_what_can_not_listen_is_refused,
+        );
     }
     #[test]
     fn c34b_forbidden() {
@@ -138,7 +143,10 @@ mod emulated {
     }
     #[test]
     fn c34a_what_can_not_listen_is_refused() {
-        alone(BackendChoice::Emulated, super::c34a_what_can_not_listen_is_refused);
+        alone(
+            BackendChoice::Emulated,
+            super::c34a_what_can_not_listen_is_refused,
+        );
     }
     #[test]
     fn c34b_forbidden() {
