@@ -9,7 +9,9 @@ use crate::Transport;
 /// Callbacks come from the proactor's loop, one at a time, never from inside the call that caused
 /// them: what a callback does to its transport has its effects announced after it returned.
 ///
-/// - `connection_made` comes first, `connection_lost` last, each once.
+/// - `connection_made` comes first, `connection_lost` last, each once. The one exception is no call
+///   of this trait: a [`send_file`](Transport::send_file) on a connection that is lost already
+///   still has its `on_sent` called, from the loop.
 /// - `data_received` comes neither after `eof_received` nor after `close` or `abort`.
 /// - A panic in a callback tears its connection down (as [`Transport::abort`] does), and no other;
 ///   `connection_lost` follows unless it was that which panicked.

@@ -233,6 +233,31 @@ on_both_backends! {
         }
     }
 
+    fn c11_the_position_after_a_cancel(proactor: Proactor) {
+        for route in ROUTES {
+            for keep in [false, true] {
+                let mut source = file(LEN);
+                source.seek(SeekFrom::Start(1000)).unwrap();
+                let (ours, peer) = tight_tcp();
+                let (transport, record) = over(&proactor, ours);
+                let shared = Source::at_position(source.try_clone().unwrap(), None);
+                let outcome = send(&transport, shared, by(route).keep_connection(keep));
+                run_a_while(&proactor);
+                outcome.handle.cancel();
+                outcome.wait(&proactor);
+                let sent = outcome.sent();
+                assert!(sent > 0 && sent < LEN - 1000, "{route:?} {sent}");
+                assert_eq!(source.stream_position().unwrap(), 1000 + sent, "{route:?}");
+                transport.close();
+                let reader = read_until_error(peer);
+                run_until(&proactor, "the end", || record.is_lost());
+                let (bytes, _) = join(&proactor, reader);
+                assert_same(&bytes, &contents(1000, bytes.len()));
+                assert!(!keep || bytes.len() as u64 == sent);
+            }
+        }
+    }
+
     fn c29a_cancel_of_a_reader_that_hangs(proactor: Proactor) {
         for abort in [false, true] {
             let (let_go, hangs) = mpsc::channel();

@@ -551,6 +551,17 @@ on_both_backends! {
         assert_eq!(other_record.signals(), [Note::Made]);
     }
 
+    fn c25a_a_send_after_the_loss_is_told_of_its_end(proactor: Proactor) {
+        let (transport, record, peer) = open(&proactor);
+        drop(peer);
+        run_until(&proactor, "the end", || record.is_lost());
+        send_noted(&transport, &record, 1, file(10), SendOptions::new());
+        assert_eq!(record.notes().len(), 3, "not from inside the call");
+        run_a_while(&proactor);
+        let sent = Note::Sent(1, 0, End::Closing);
+        assert_eq!(record.notes(), [Note::Made, Note::End, Note::Lost(None), sent]);
+    }
+
     fn c26a_a_panic_when_connected(proactor: Proactor) {
         let any = Address::from("127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap());
         let server = Record::new();

@@ -1,23 +1,24 @@
-//! How accepting fails, and recovers.
+//! How accepting fails, and recovers; what a process's descriptors are to others.
 
 mod common;
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, Once};
+use std::sync::{Mutex, Once, OnceLock};
 use std::time::{Duration, Instant};
 
 use common::*;
 use spliceport::proactor::net::ListenOptions;
 use spliceport::proactor::{Address, BackendChoice, Fd, Proactor};
-use spliceport::{Listener, TransportOptions};
+use spliceport::{Listener, Route, RouteChoice, TransportOptions, connect};
 
 /// Descriptors and warnings are the process's: one case at a time.
 fn alone(backend: BackendChoice, case: fn(Proactor)) {
     static ALONE: Mutex<()> = Mutex::new(());
     static START: Once = Once::new();
     START.call_once(|| {
+        INHERITED.get_or_init(inherited);
         log::set_logger(&Warnings).unwrap();
         log::set_max_level(log::LevelFilter::Warn);
     });
@@ -40,6 +41,18 @@ impl log::Log for Warnings {
     }
     fn flush(&self) {}
 }
+
+/// The descriptors that a program gets which is started now.
+fn inherited() -> String {
+    let shown = std::process::Command::new("sh")
+        .args(["-c", "ls /proc/$$/fd"])
+        .output()
+        .unwrap();
+    String::from_utf8(shown.stdout).unwrap()
+}
+
+/// Those that it gets before there is anything of ours.
+static INHERITED: OnceLock<String> = OnceLock::new();
 
 fn listen(proactor: &Proactor, record: &Record) -> (Listener, SocketAddr) {
     let any = Address::from("127.0.0.1:0".parse::<SocketAddr>().unwrap());
@@ -116,8 +129,38 @@ fn c34b_forbidden(proactor: Proactor) {
     drop(client);
 }
 
+fn c40_nothing_is_inherited(proactor: Proactor) {
+    let record = Record::new();
+    let (_listener, address) = listen(&proactor, &record);
+    let clients: Vec<_> = (0..3)
+        .map(|_| TcpStream::connect(address).unwrap())
+        .collect();
+    let client = Record::new();
+    let to = Address::from(address);
+    let options = TransportOptions::new();
+    let connecting = connect(&proactor, &to, options, client.protocol(), |_| {});
+    run_until(&proactor, "the connections", || {
+        record.count(&Note::Made) == 4
+    });
+    // Pipes are under way as well.
+    let (ours, _peer) = tight_tcp();
+    let (transport, _record) = over(&proactor, ours);
+    let chain = by(RouteChoice::Force(Route::Chain));
+    let outcome = send(&transport, file(3_000_000), chain);
+    run_a_while(&proactor);
+    assert!(!outcome.is_there());
+    let during = inherited();
+    assert_eq!(Some(&during), INHERITED.get());
+    assert!(during.lines().count() >= 3, "{during}");
+    drop((clients, connecting));
+}
+
 mod ring {
     use super::*;
+    #[test]
+    fn c40_nothing_is_inherited() {
+        alone(BackendChoice::Ring, super::c40_nothing_is_inherited);
+    }
     #[test]
     fn c34_exhausted_descriptors() {
         alone(BackendChoice::Ring, super::c34_exhausted_descriptors);
@@ -137,6 +180,10 @@ mod ring {
 
 mod emulated {
     use super::*;
+    #[test]
+    fn c40_nothing_is_inherited() {
+        alone(BackendChoice::Emulated, super::c40_nothing_is_inherited);
+    }
     #[test]
     fn c34_exhausted_descriptors() {
         alone(BackendChoice::Emulated, super::c34_exhausted_descriptors);

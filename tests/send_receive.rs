@@ -28,6 +28,7 @@ on_both_backends! {
     passes_on_what_the_receiver_says,
     fails_when_the_file_shrinks,
     stops_sending_on_a_signal,
+    leaves_no_timer,
 }
 
 struct Receiver {
@@ -461,4 +462,51 @@ fn says_what_is_wrong() {
     }
     let entries = fs::read_dir(dir.path()).unwrap().count();
     assert_eq!(entries, 2, "nothing was left behind");
+}
+
+fn leaves_no_timer(backend: &str) {
+    use spliceport::proactor::net::{self, ListenOptions};
+    use spliceport::proactor::{Address, BackendChoice, Fd, Proactor};
+    use spliceport::streamer::{ReceiverOptions, SenderOptions, receive, send};
+    use std::cell::Cell;
+    use std::rc::Rc;
+    use std::time::Duration;
+
+    let backend = match backend {
+        "ring" => BackendChoice::Ring,
+        "emulated" => BackendChoice::Emulated,
+        _ => BackendChoice::Auto,
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (source, target) = (dir.path().join("source"), dir.path().join("target"));
+    fs::write(&source, pattern(1000)).unwrap();
+    // The longest time there is is none.
+    for timeout in [Duration::from_secs(3600), Duration::MAX] {
+        let proactor = Proactor::builder().backend(backend).build().unwrap();
+        let any = Address::from("127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap());
+        let socket = net::listen(&any, &ListenOptions::default()).unwrap();
+        let address = net::local_address(&socket).unwrap();
+        let left = Rc::new(Cell::new(2));
+        let done = Rc::clone(&left);
+        let mut options = ReceiverOptions::default();
+        options.timeout = Some(timeout);
+        let _receiving = receive(&proactor, socket, &target, options, move |result| {
+            assert_eq!(result.unwrap().bytes, 1000);
+            done.set(done.get() - 1);
+        })
+        .unwrap();
+        let done = Rc::clone(&left);
+        let mut options = SenderOptions::default();
+        options.timeout = Some(timeout);
+        let file = Fd::from(fs::File::open(&source).unwrap());
+        send(&proactor, file, &address, options, move |result| {
+            assert_eq!(result.unwrap().bytes, 1000);
+            done.set(done.get() - 1);
+        })
+        .unwrap();
+        wait_for("the end of all operations", || {
+            let _ = proactor.run_once(Some(Duration::from_millis(5)));
+            (left.get() == 0 && proactor.stats().in_flight == 0).then_some(())
+        });
+    }
 }

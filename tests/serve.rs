@@ -35,6 +35,7 @@ on_both_backends! {
     takes_requests_byte_by_byte,
     survives_half_closed_clients,
     ends_idle_and_slow_connections,
+    keeps_slow_readers,
     finishes_transfers_when_stopped,
     finishes_transfers_with_requests_behind_them_when_stopped,
     stops_at_once_on_the_second_signal,
@@ -714,6 +715,23 @@ fn ends_idle_and_slow_connections(backend: &str) {
         (sockets_of(&server) == before).then_some(())
     });
     assert!(stalled.rest().len() < big);
+}
+
+fn keeps_slow_readers(backend: &str) {
+    let dir = directory(&[]);
+    let size = make_big(&dir.path().join("big"));
+    let server = Server::with(backend, dir.path(), &["--send-timeout", "2"]);
+    let mut slow = server.connect();
+    rustix::net::sockopt::set_socket_recv_buffer_size(&slow.stream, 64 << 10).unwrap();
+    slow.get("/big");
+    assert_eq!(slow.head().length(), size);
+    let mut left = size;
+    // So little that for long the server's socket takes no more.
+    for _ in 0..70 {
+        left -= slow.take(10_000).len();
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(slow.take(left).len(), left);
 }
 
 /// How many sockets a server has open.

@@ -446,6 +446,38 @@ fn get_option(
     Ok(value)
 }
 
+/// A number that changes when the peer takes more of what was sent: of a TCP socket, the bytes that
+/// its kernel has acknowledged (`TCP_INFO`); of another, those in the send queue (`SIOCOUTQ`),
+/// which change as well when more is sent.
+///
+/// # Errors
+/// Those of getsockopt(2) and ioctl(2).
+pub fn send_progress(socket: &Fd) -> io::Result<u64> {
+    // linux/tcp.h: `tcpi_bytes_acked` stands at this offset of `struct tcp_info` (Linux 4.1).
+    const ACKED: usize = 120;
+    if is_tcp(socket.as_fd()) {
+        let mut info = [0_u8; ACKED + 8];
+        let mut len = info.len() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `len` bytes to the array.
+        sys::check(unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                info.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        })?;
+        if let (Some(acked), true) = (info.last_chunk(), len as usize == info.len()) {
+            return Ok(u64::from_ne_bytes(*acked));
+        }
+    }
+    let mut queued: libc::c_int = 0;
+    // SAFETY: the kernel writes an integer.
+    sys::check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut queued) })?;
+    Ok(u64::try_from(queued).unwrap_or(0))
+}
+
 /// Whether it is a socket that listens (`SO_ACCEPTCONN`).
 pub fn is_listening(socket: &Fd) -> bool {
     let listens = get_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_ACCEPTCONN);

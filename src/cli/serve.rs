@@ -195,11 +195,12 @@ fn run_server(plan: &Plan, proactor: &Proactor, server: &Server) -> Result<(), F
         turn(None)?;
     }
     server.stop();
-    let end = Instant::now() + plan.stop_timeout;
+    // A time that can't be told never comes.
+    let end = Instant::now().checked_add(plan.stop_timeout);
     while server.connections() > 0 {
-        let left = end.saturating_duration_since(Instant::now());
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
         let asked_again = plan.stop.requests() > 1;
-        if left.is_zero() || asked_again {
+        if left.is_some_and(|left| left.is_zero()) || asked_again {
             let cut = server.connections();
             server.abort();
             // Their ends are told to them.
@@ -213,7 +214,7 @@ fn run_server(plan: &Plan, proactor: &Proactor, server: &Server) -> Result<(), F
                 )
             }));
         }
-        turn(Some(left))?;
+        turn(left)?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 //!   length always belongs to the file that is sent.
 //! - Whatever the descriptor can't tell, such as a link that now leads elsewhere, is seen after
 //!   at most [`Cache::LIFE`], since no entry gets older.
+//! - Files of network file systems are not kept, as asking about them may take long.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use rustix::fs::{self, FileType, Stat};
 
-use crate::proactor::Fd;
+use crate::proactor::{Fd, Filesystem};
 
 use super::date::{self, DateCache};
 use super::head::{Head, content_type};
@@ -191,9 +192,9 @@ impl Cache {
         self.entries.is_empty()
     }
 
-    /// Keeps a file. The one that wasn't used for longest makes room.
+    /// Keeps a file, unless to ask about it may take long. The one that wasn't used for longest makes room.
     pub(crate) fn insert(&mut self, path: &[u8], entry: Rc<Entry>) {
-        if self.capacity == 0 {
+        if self.capacity == 0 || !may_keep(entry.fd.filesystem()) {
             return;
         }
         if self.entries.len() >= self.capacity && !self.entries.contains_key(path) {
@@ -216,6 +217,11 @@ impl Cache {
         };
         self.entries.retain(|_, slot| young(slot.entry.opened));
     }
+}
+
+/// Whether fstat(2) on the loop answers at once: the server of a network file system may be away.
+fn may_keep(filesystem: Filesystem) -> bool {
+    filesystem != Filesystem::Network
 }
 
 #[cfg(test)]
@@ -275,6 +281,14 @@ mod tests {
         assert_eq!(cache.entries.len(), 1);
         cache.expire(later);
         assert_eq!(cache.entries.len(), 0);
+    }
+
+    #[test]
+    fn keeps_nothing_of_the_network() {
+        assert!(!may_keep(Filesystem::Network));
+        for kept in [Filesystem::Memory, Filesystem::Generated, Filesystem::Other] {
+            assert!(may_keep(kept));
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, BytesMut};
 
-use crate::proactor::Fd;
+use crate::proactor::{Fd, net};
 use crate::{Protocol, SendOptions, SendOutcome, Source, Transport};
 
 use super::cache::Entry;
@@ -68,6 +68,8 @@ struct State {
     discarded: usize,
     /// The tick since which we wait for the client.
     since: u32,
+    /// How much the client had taken when that was last looked at.
+    taken: u64,
 }
 
 /// A connection, as its server and its callbacks know it.
@@ -135,6 +137,7 @@ impl Connection {
                 eof: false,
                 discarded: 0,
                 since,
+                taken: 0,
             }),
         })
     }
@@ -561,6 +564,22 @@ impl Connection {
         if let Some(transport) = self.transport() {
             self.state.borrow_mut().phase = Phase::Closing;
             transport.abort();
+        }
+    }
+
+    /// Sees whether the client takes what is being sent, be it too little for a send to get on.
+    pub(super) fn look(&self) {
+        let mut state = self.state.borrow_mut();
+        let ending = matches!(state.phase, Phase::Lingering | Phase::Closing);
+        let sending = state.queued > 0 || state.write_paused || ending;
+        if !sending || state.since == self.server.tick() {
+            return;
+        }
+        let socket = state.transport.as_ref().and_then(Transport::fd);
+        if let Some(Ok(taken)) = socket.map(|socket| net::send_progress(&socket))
+            && taken != std::mem::replace(&mut state.taken, taken)
+        {
+            state.since = self.server.tick();
         }
     }
 

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 use tempfile::NamedTempFile;
 
-use crate::proactor::{Address, Callback, Completion, Fd, Op, Output, Proactor, SendBuf};
+use crate::proactor::{
+    Address, Callback, Completion, Fd, Handle, Op, Output, Proactor, SendBuf, Token,
+};
 use crate::{Listener, Protocol, Transport, TransportOptions};
 
 use super::frame;
@@ -39,7 +41,8 @@ pub struct Received {
     pub time: Duration,
 }
 
-/// A transfer that is awaited or under way; dropping it changes nothing.
+/// A transfer that is awaited or under way. Dropped while no sender has come, it ends the waiting,
+/// without a call; later that changes nothing.
 pub struct Receiving {
     job: Rc<Job>,
 }
@@ -80,6 +83,8 @@ struct State {
     listener: Option<Listener>,
     transport: Option<Transport>,
     done: Option<Done>,
+    /// The time limit's timer.
+    deadline: Option<(Handle, Token)>,
     started: Instant,
     temporary: Option<NamedTempFile>,
     file: Fd,
@@ -134,6 +139,7 @@ pub fn receive(
             listener: None,
             transport: None,
             done: Some(Box::new(done)),
+            deadline: None,
             started: Instant::now(),
             temporary: Some(temporary),
             file,
@@ -147,16 +153,6 @@ pub fn receive(
             result: None,
         }),
     });
-    if let Some(timeout) = timeout {
-        let weak = Rc::downgrade(&job);
-        let at = Instant::now() + timeout;
-        let callback = Callback::once(move |_, completion| {
-            if let (Some(job), Ok(_)) = (weak.upgrade(), completion.result) {
-                job.fail(io::ErrorKind::TimedOut.into());
-            }
-        });
-        proactor.submit(Op::Timeout { at }, callback);
-    }
     let weak = Rc::downgrade(&job);
     let mut taken = false;
     let factory = move |_: &Fd| {
@@ -165,6 +161,17 @@ pub fn receive(
         Some(Box::new(Link(job)) as Box<dyn Protocol>)
     };
     let listener = Listener::from_fd(proactor, socket, TransportOptions::default(), factory)?;
+    // A time that can't be told never comes.
+    if let Some(at) = timeout.and_then(|timeout| Instant::now().checked_add(timeout)) {
+        let weak = Rc::downgrade(&job);
+        let callback = Callback::once(move |_, completion| {
+            if let (Some(job), Ok(_)) = (weak.upgrade(), completion.result) {
+                job.fail(io::ErrorKind::TimedOut.into());
+            }
+        });
+        let token = proactor.submit(Op::Timeout { at }, callback);
+        job.state.borrow_mut().deadline = Some((proactor.handle(), token));
+    }
     job.state.borrow_mut().listener = Some(listener);
     Ok(Receiving { job })
 }
@@ -461,15 +468,18 @@ impl Job {
 
     /// The connection is no more.
     fn lost(&self) {
-        let (result, done) = {
+        let (result, done, deadline) = {
             let mut state = self.state.borrow_mut();
             state.transport = None;
             match state.result.take() {
                 // All was received; it is being put in its place.
                 None => return,
-                Some(result) => (result, state.done.take()),
+                Some(result) => (result, state.done.take(), state.deadline.take()),
             }
         };
+        if let Some((proactor, token)) = deadline {
+            proactor.cancel(token);
+        }
         if let Some(done) = done {
             done(result);
         }

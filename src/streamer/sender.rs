@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{self, FileType};
 
-use crate::proactor::{Address, Callback, Fd, Op, Proactor};
+use crate::proactor::{Address, Callback, Fd, Handle, Op, Proactor, Token};
 use crate::{
     ConnectHandle, End, Protocol, RouteChoice, Routes, SendOptions, SendOutcome, Source, Transport,
     TransportOptions, connect,
@@ -66,6 +66,8 @@ struct State {
     transport: Option<Transport>,
     connecting: Option<ConnectHandle>,
     done: Option<Done>,
+    /// The time limit's timer.
+    deadline: Option<(Handle, Token)>,
     started: Instant,
     /// What became of the file's bytes on our side.
     outcome: Option<SendOutcome>,
@@ -99,20 +101,22 @@ pub fn send(
             transport: None,
             connecting: None,
             done: Some(Box::new(done)),
+            deadline: None,
             started: Instant::now(),
             outcome: None,
             answer: Vec::new(),
         }),
     });
-    if let Some(timeout) = timeout {
+    // A time that can't be told never comes.
+    if let Some(at) = timeout.and_then(|timeout| Instant::now().checked_add(timeout)) {
         let weak = Rc::downgrade(&job);
-        let at = Instant::now() + timeout;
         let callback = Callback::once(move |_, completion| {
             if let (Some(job), Ok(_)) = (weak.upgrade(), completion.result) {
                 job.fail(io::ErrorKind::TimedOut.into());
             }
         });
-        proactor.submit(Op::Timeout { at }, callback);
+        let token = proactor.submit(Op::Timeout { at }, callback);
+        job.state.borrow_mut().deadline = Some((proactor.handle(), token));
     }
     let for_connect = Rc::clone(&job);
     let protocol = Box::new(Link(Rc::clone(&job)));
@@ -263,11 +267,14 @@ impl Job {
     }
 
     fn finish(&self, result: io::Result<Sent>) {
-        let done = {
+        let (done, deadline) = {
             let mut state = self.state.borrow_mut();
             state.transport = None;
-            state.done.take()
+            (state.done.take(), state.deadline.take())
         };
+        if let Some((proactor, token)) = deadline {
+            proactor.cancel(token);
+        }
         if let Some(done) = done {
             done(result);
         }

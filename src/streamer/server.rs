@@ -202,6 +202,7 @@ impl Shared {
         let overdue: Vec<_> = {
             let connections = self.connections.borrow();
             let connections = connections.iter().map(|(_, connection)| connection);
+            let connections = connections.inspect(|c| c.look());
             connections.filter(|c| c.is_overdue()).cloned().collect()
         };
         for connection in overdue {
