@@ -1,9 +1,7 @@
 //! How a file's bytes travel: the one place where that is decided, piece by piece.
 
-use std::cell::Cell;
 use std::fmt;
 use std::io;
-use std::time::{Duration, Instant};
 
 use proactor::{BackendKind, Fd, Filesystem, Method, Residency};
 
@@ -104,36 +102,14 @@ const CHAIN_PIECE: u64 = 1 << 20;
 /// What a piece has at most where someone wants to be told of the progress.
 pub(crate) const PROGRESS_PIECE: u64 = 1 << 20;
 
-/// Of how many bytes it is asked at once whether they are cached: the answer costs some 2 µs per
-/// MiB, and then holds for several pieces.
+/// Of how many bytes it is asked at once whether they are cached.
 const LOOK_AHEAD: u64 = 8 << 20;
 
-/// How long the answer holds: cached pages may be reclaimed.
-const LOOK_HOLDS: Duration = Duration::from_millis(20);
-
-/// Bytes of a source that were found to be cached, and when.
-#[derive(Default)]
-pub(crate) struct Cached(Cell<Option<(u64, Instant)>>);
-
-impl Cached {
-    /// Whether `len` bytes at `offset` are cached; `left` is how many there are to be sent.
-    pub(crate) fn look(&self, file: &Fd, offset: u64, len: u64, left: u64) -> Residency {
-        let end = offset.saturating_add(len);
-        if let Some((until, since)) = self.0.get()
-            && end <= until
-            && since.elapsed() < LOOK_HOLDS
-        {
-            return Residency::Hot;
-        }
-        let far = LOOK_AHEAD.min(left).max(len);
-        let mut found = file.residency(offset, far);
-        if found == Residency::Hot {
-            self.0
-                .set(Some((offset.saturating_add(far), Instant::now())));
-        } else if found == Residency::Cold && far > len {
-            found = file.residency(offset, len);
-        }
-        found
+/// Whether `len` bytes at `offset` are cached; `left` is how many there are to be sent.
+pub(crate) fn look(file: &Fd, offset: u64, len: u64, left: u64) -> Residency {
+    match file.residency(offset, len, LOOK_AHEAD.min(left)) {
+        Residency::Cold if left > len => file.residency(offset, len, len),
+        found => found,
     }
 }
 

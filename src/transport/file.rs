@@ -9,7 +9,7 @@ use proactor::{BackendKind, Fd, FileKind, Filesystem, Token};
 
 use super::Transport;
 use crate::pacing::Pacing;
-use crate::route::{Cached, Decision, PROGRESS_PIECE, RouteChoice, Routes, Situation, decide};
+use crate::route::{Decision, PROGRESS_PIECE, RouteChoice, Routes, Situation, decide, look};
 use crate::send::{End, Progress, SendOptions, SendOutcome};
 use crate::source::Kind;
 
@@ -90,7 +90,6 @@ pub(crate) struct FileSend {
     native_only: bool,
     pub(crate) refused: bool,
     pub(crate) no_pipe: bool,
-    cached: Cached,
     pub(crate) routes: Routes,
     pub(crate) pacing: Option<Pacing>,
     pub(crate) deadline: Option<Token>,
@@ -132,7 +131,6 @@ impl FileSend {
             native_only: options.native_only,
             refused: false,
             no_pipe: false,
-            cached: Cached::default(),
             routes: Routes::NONE,
             pacing: options.rate.map(|rate| Pacing::new(rate, Instant::now())),
             deadline: None,
@@ -377,9 +375,7 @@ impl FileSend {
             backend,
         };
         let left = situation.left.unwrap_or(u64::MAX);
-        decide(&situation, |len| {
-            self.cached.look(fd, self.offset(), len, left)
-        })
+        decide(&situation, |len| look(fd, self.offset(), len, left))
     }
 
     /// At most how many of `want` bytes may leave now; else when to ask again.
