@@ -15,6 +15,7 @@ use serde::Serialize;
 use spliceport_benches::load::{self, Report};
 use spliceport_benches::measure::Spread;
 use spliceport_benches::servers::{Server, start_all};
+use spliceport_benches::setup::{Options, Scratch};
 use spliceport_benches::stuck::Stuck;
 
 /// Reads under way that do not return.
@@ -34,30 +35,19 @@ struct Row {
 
 fn main() -> Result<(), Box<dyn Error>> {
     load::become_load_if_asked();
-    let args: Vec<String> = std::env::args().collect();
-    let quick = args.iter().any(|a| a == "--quick");
-    let json = args
-        .iter()
-        .position(|a| a == "--json")
-        .map(|at| args[at + 1].clone());
-    let (rounds, time) = match quick {
+    let options = Options::from_args();
+    let (rounds, time) = match options.quick {
         true => (3, Duration::from_millis(600)),
         false => (7, Duration::from_millis(1500)),
     };
-    let root = std::env::temp_dir().join(format!("spliceport-cold-{}", std::process::id()));
-    let (files, state) = (root.join("files"), root.join("state"));
+    let scratch = Scratch::new("cold")?;
+    let (files, state) = (scratch.files(), scratch.state());
     fs::create_dir_all(files.join("stuck"))?;
-    fs::create_dir_all(&state)?;
     for size in [1, 16, 128] {
         fs::write(files.join(format!("{size}.bin")), vec![b'x'; size << 10])?;
     }
-    let result = measure(&files, &state, rounds, time);
-    fs::remove_dir_all(&root)?;
-    let rows = result?;
-    if let Some(path) = json {
-        fs::write(&path, serde_json::to_string_pretty(&rows)?)
-            .map_err(|e| format!("{path}: {e}"))?;
-    }
+    let rows = measure(&files, &state, rounds, time)?;
+    options.write(&rows)?;
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use serde::Serialize;
 use spliceport_benches::load::{self, Report};
 use spliceport_benches::measure::Spread;
 use spliceport_benches::servers::{Server, first_cpu_busy, start_all};
+use spliceport_benches::setup::{Options, Scratch};
 
 #[derive(Serialize)]
 struct Row {
@@ -35,13 +36,9 @@ struct Sample {
 
 fn main() -> Result<(), Box<dyn Error>> {
     load::become_load_if_asked();
-    let args: Vec<String> = std::env::args().collect();
-    let quick = args.iter().any(|a| a == "--quick");
-    let json = args
-        .iter()
-        .position(|a| a == "--json")
-        .map(|at| args[at + 1].clone());
-    let (sizes, connections, rounds, time): (&[usize], &[usize], usize, Duration) = if quick {
+    let options = Options::from_args();
+    let (sizes, connections, rounds, time): (&[usize], &[usize], usize, Duration) = if options.quick
+    {
         (&[1, 16, 128, 1024], &[64], 3, Duration::from_millis(800))
     } else {
         (
@@ -51,21 +48,14 @@ fn main() -> Result<(), Box<dyn Error>> {
             Duration::from_millis(1500),
         )
     };
-    let root = std::env::temp_dir().join(format!("spliceport-requests-{}", std::process::id()));
-    let (files, state) = (root.join("files"), root.join("state"));
-    std::fs::create_dir_all(&files)?;
-    std::fs::create_dir_all(&state)?;
+    let scratch = Scratch::new("requests")?;
+    let (files, state) = (scratch.files(), scratch.state());
     for size in sizes {
         let body: Vec<u8> = (0..size << 10).map(|i| ((i * 31) >> 3) as u8).collect();
         std::fs::write(files.join(format!("{size}.bin")), body)?;
     }
-    let result = measure(&files, &state, sizes, connections, rounds, time);
-    std::fs::remove_dir_all(&root)?;
-    let rows = result?;
-    if let Some(path) = json {
-        std::fs::write(&path, serde_json::to_string_pretty(&rows)?)
-            .map_err(|e| format!("{path}: {e}"))?;
-    }
+    let rows = measure(&files, &state, sizes, connections, rounds, time)?;
+    options.write(&rows)?;
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use serde::Serialize;
 use spliceport_benches::load;
 use spliceport_benches::measure::Spread;
 use spliceport_benches::servers::{Server, start_all};
+use spliceport_benches::setup::{Options, Scratch};
 use spliceport_benches::stall::{Stalled, become_stalled_if_asked};
 
 #[derive(Serialize)]
@@ -30,30 +31,17 @@ struct Row {
 fn main() -> Result<(), Box<dyn Error>> {
     load::become_load_if_asked();
     become_stalled_if_asked();
-    let args: Vec<String> = std::env::args().collect();
-    let quick = args.iter().any(|a| a == "--quick");
-    let json = args
-        .iter()
-        .position(|a| a == "--json")
-        .map(|at| args[at + 1].clone());
-    let (counts, rounds, time): (&[usize], usize, Duration) = if quick {
+    let options = Options::from_args();
+    let (counts, rounds, time): (&[usize], usize, Duration) = if options.quick {
         (&[1000], 3, Duration::from_millis(700))
     } else {
         (&[1000, 2000, 10_000], 5, Duration::from_millis(1500))
     };
-    let root = std::env::temp_dir().join(format!("spliceport-stalled-{}", std::process::id()));
-    let (files, state) = (root.join("files"), root.join("state"));
-    fs::create_dir_all(&files)?;
-    fs::create_dir_all(&state)?;
+    let scratch = Scratch::new("stalled")?;
+    let (files, state) = (scratch.files(), scratch.state());
     fs::write(files.join("64m.bin"), vec![b'x'; 64 << 20])?;
-    let result = measure(&files, &state, counts, rounds, time);
-    fs::remove_dir_all(&root)?;
-    if let Some(path) = json {
-        fs::write(&path, serde_json::to_string_pretty(&result?)?)
-            .map_err(|e| format!("{path}: {e}"))?;
-    } else {
-        result?;
-    }
+    let rows = measure(&files, &state, counts, rounds, time)?;
+    options.write(&rows)?;
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use serde::Serialize;
 use spliceport::proactor::{BackendChoice, Fd};
 use spliceport::{Route, RouteChoice};
 use spliceport_benches::measure::{Sample, Spread, pin};
+use spliceport_benches::setup::{Options, Scratch};
 use spliceport_benches::{baseline, drain, ours};
 
 #[derive(Clone, Copy)]
@@ -57,14 +58,9 @@ struct Row {
 
 fn main() -> Result<(), Box<dyn Error>> {
     drain::become_drain_if_asked();
-    let args: Vec<String> = std::env::args().collect();
-    let quick = args.iter().any(|a| a == "--quick");
-    let json = args
-        .iter()
-        .position(|a| a == "--json")
-        .map(|at| args[at + 1].clone());
+    let options = Options::from_args();
     pin(0);
-    let (sizes, connections, rounds, volume): (&[u64], &[usize], usize, u64) = if quick {
+    let (sizes, connections, rounds, volume): (&[u64], &[usize], usize, u64) = if options.quick {
         (&[16 << 10, 128 << 10, 1 << 20], &[1, 64], 3, 256 << 20)
     } else {
         (
@@ -82,10 +78,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             1 << 30,
         )
     };
-    let dir = std::env::temp_dir().join(format!("spliceport-bench-{}", std::process::id()));
-    std::fs::create_dir_all(&dir)?;
-    let result = sizes.iter().try_fold(Vec::new(), |mut rows, &size| {
-        let path = dir.join("file");
+    let scratch = Scratch::new("transport")?;
+    let rows = sizes.iter().try_fold(Vec::new(), |mut rows, &size| {
+        let path = scratch.files().join("file");
         let mut file = File::create(&path)?;
         let block: Vec<u8> = (0..size.min(1 << 20))
             .map(|i| ((i * 31) >> 3) as u8)
@@ -99,13 +94,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             rows.extend(cell(&file, size, connections, rounds, volume)?);
         }
         Ok::<_, io::Error>(rows)
-    });
-    std::fs::remove_dir_all(&dir)?;
-    let rows = result?;
-    if let Some(path) = json {
-        std::fs::write(&path, serde_json::to_string_pretty(&rows)?)
-            .map_err(|e| format!("{path}: {e}"))?;
-    }
+    })?;
+    options.write(&rows)?;
     Ok(())
 }
 

@@ -10,5 +10,6 @@ pub mod load;
 pub mod measure;
 pub mod ours;
 pub mod servers;
+pub mod setup;
 pub mod stall;
 pub mod stuck;
