@@ -12,4 +12,5 @@ pub mod ours;
 pub mod servers;
 pub mod setup;
 pub mod stall;
+#[path = "../../tests/common/stuck.rs"]
 pub mod stuck;

@@ -1,0 +1,94 @@
+//! A disk that does not answer, for real: a FUSE file system whose reads wait until they are let
+//! go. It delays those who read from it, and nobody else.
+
+mod common;
+#[path = "common/stuck.rs"]
+mod stuck;
+
+use std::fs::File;
+
+use common::*;
+use spliceport::proactor::{Fd, Proactor};
+use spliceport::{End, SendOptions, Source};
+use stuck::{SIZE, Stuck};
+
+/// More than there are workers or pipes.
+const READERS: usize = 48;
+
+/// A stuck file system and its files; `None`, said so, where it can't be mounted.
+fn mount() -> Option<(Stuck, tempfile::TempDir)> {
+    let dir = tempfile::tempdir().expect("a directory");
+    match Stuck::mount(dir.path()) {
+        Ok(stuck) => Some((stuck, dir)),
+        Err(e) => {
+            eprintln!("not run: a FUSE file system can't be mounted here (it takes root): {e}");
+            None
+        }
+    }
+}
+
+on_both_backends! {
+    fn c39a_reads_that_do_not_return_delay_no_one_else(proactor: Proactor) {
+        let Some((stuck, dir)) = mount() else { return };
+        let mut waiting = Vec::new();
+        for n in 0..READERS {
+            let (transport, _record, peer) = open(&proactor);
+            let source = File::open(dir.path().join(n.to_string())).expect("a stuck file");
+            let outcome = send(&transport, source, SendOptions::new());
+            transport.close();
+            waiting.push((outcome, read_all(peer)));
+        }
+        run_until(&proactor, "reads that wait", || stuck.waiting() > 0);
+        run_a_while(&proactor);
+        // Small and large, hot: each is sent while the others wait.
+        for len in [1_000, 100_000, 5_000_000] {
+            let (transport, _record, peer) = open(&proactor);
+            let reader = read_all(peer);
+            let hot = file(len);
+            let mut warm = Vec::new();
+            std::io::Read::read_to_end(&mut hot.try_clone().expect("a clone"), &mut warm)
+                .expect("the file is read");
+            let outcome = send(&transport, Source::file(Fd::from(hot), 0..len), SendOptions::new());
+            transport.close();
+            outcome.succeed(&proactor, len);
+            assert_same(&join(&proactor, reader), &contents(0, len as usize));
+        }
+        assert!(waiting.iter().all(|(outcome, _)| !outcome.is_there()));
+        stuck.release();
+        for (outcome, reader) in waiting {
+            outcome.succeed(&proactor, SIZE);
+            assert_eq!(join(&proactor, reader).len() as u64, SIZE);
+        }
+    }
+
+    fn c29d_cancels_and_aborts_of_reads_that_do_not_return(proactor: Proactor) {
+        let Some((stuck, dir)) = mount() else { return };
+        let mut all = Vec::new();
+        for n in 0..READERS {
+            let (transport, record, peer) = open(&proactor);
+            let source = File::open(dir.path().join(n.to_string())).expect("a stuck file");
+            let outcome = send(&transport, source, SendOptions::new());
+            all.push((transport, record, outcome, read_until_error(peer)));
+        }
+        run_until(&proactor, "reads that wait", || stuck.waiting() > 0);
+        run_a_while(&proactor);
+        for (n, (transport, _, outcome, _)) in all.iter().enumerate() {
+            match n % 2 {
+                0 => outcome.handle.cancel(),
+                _ => transport.abort(),
+            }
+        }
+        run_a_while(&proactor);
+        // What a worker is in can't be interrupted: those end when it is let go.
+        stuck.release();
+        for (n, (transport, record, outcome, reader)) in all.into_iter().enumerate() {
+            outcome.wait(&proactor);
+            assert_eq!(outcome.end(), End::Cancelled, "{n}");
+            transport.close();
+            run_until(&proactor, "the end", || record.is_lost());
+            // Not a byte more than was counted (a reset may cost the peer some).
+            let (got, _) = join(&proactor, reader);
+            assert!(got.len() as u64 <= outcome.sent(), "{n}");
+        }
+    }
+}
