@@ -19,7 +19,10 @@ const READERS: usize = 48;
 fn mount() -> Option<(Stuck, tempfile::TempDir)> {
     let dir = tempfile::tempdir().expect("a directory");
     match Stuck::mount(dir.path()) {
-        Ok(stuck) => Some((stuck, dir)),
+        Ok(stuck) => {
+            stuck.release_after(LIMIT);
+            Some((stuck, dir))
+        }
         Err(e) => {
             eprintln!("not run: a FUSE file system can't be mounted here (it takes root): {e}");
             None

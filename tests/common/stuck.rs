@@ -36,6 +36,14 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(|e| e.into_inner())
 }
 
+fn release(state: &Mutex<State>) {
+    let mut state = lock(state);
+    state.free = true;
+    for (reply, size) in state.waiting.drain(..) {
+        reply.data(&vec![0; size as usize]);
+    }
+}
+
 impl Stuck {
     /// Mounts it; needs root.
     pub fn mount(at: &Path) -> io::Result<Stuck> {
@@ -55,15 +63,25 @@ impl Stuck {
 
     /// Lets all reads go, those to come too.
     pub fn release(&self) {
-        let mut state = lock(&self.state);
-        state.free = true;
-        for (reply, size) in state.waiting.drain(..) {
-            reply.data(&vec![0; size as usize]);
-        }
+        release(&self.state);
+    }
+
+    /// Lets all reads go when this time is over: a test whose loop they have stopped fails then,
+    /// instead of hanging.
+    #[allow(dead_code, reason = "for tests")]
+    pub fn release_after(&self, time: Duration) {
+        let state = Arc::downgrade(&self.state);
+        std::thread::spawn(move || {
+            std::thread::sleep(time);
+            if let Some(state) = state.upgrade() {
+                release(&state);
+            }
+        });
     }
 
     /// Holds the reads to come again. What has been read stays in the page cache: ask for other
     /// files then.
+    #[allow(dead_code, reason = "for benchmarks")]
     pub fn hold(&self) {
         lock(&self.state).free = false;
     }
