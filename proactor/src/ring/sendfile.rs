@@ -1,0 +1,253 @@
+//! Transfers of files on the ring: drives the machine of `transfer.rs`, submits its linked chains,
+//! and moves pipes from those who wait to those who can use one.
+
+use std::io;
+
+use crate::backend::{Context, TURN_BUDGET};
+use crate::op::{Method, Output, SendFileEnd, Token};
+use crate::pipe::Lessee;
+use crate::transfer::{Next, Transfer, is_restart};
+
+use super::flight::{Flight, Step, Task, cancel};
+use super::{Ring, cancelled_error};
+
+impl Ring {
+    /// One of a transfer's submissions has been answered.
+    pub(super) fn transfer_step(
+        &mut self,
+        cx: &mut Context,
+        token: Token,
+        step: Step,
+        result: i32,
+    ) {
+        let skip_success = self.found.skip_success;
+        let Some(flight) = self.flight(token) else {
+            return;
+        };
+        let filling = flight.is_outstanding(Step::Fill);
+        let Task::Transfer(transfer) = &mut flight.task else {
+            return;
+        };
+        match step {
+            Step::Fill => {
+                transfer.filled(outcome(result));
+                if let Some(drain) = flight.early_drain.take() {
+                    drained(transfer, drain);
+                }
+            }
+            Step::Drain if filling => flight.early_drain = Some(result),
+            Step::Drain => {
+                drained(transfer, result);
+                if skip_success {
+                    flight.outstanding &= !(Step::Poll as u8);
+                }
+            }
+            // A wait that is silent about success and fails silences the drain linked to it.
+            Step::Poll if skip_success && result < 0 => {
+                flight.outstanding &= !(Step::Drain as u8);
+            }
+            Step::Poll | Step::Main => {}
+        }
+        if flight.outstanding == 0 {
+            self.settled(cx, token);
+        }
+    }
+
+    /// The kernel has nothing of a transfer in its hands: decide what comes next.
+    pub(super) fn settled(&mut self, cx: &mut Context, token: Token) {
+        let skip_success = self.found.skip_success;
+        let Some(flight) = self.flight(token) else {
+            return;
+        };
+        let cancelled = flight.cancelled;
+        let reclaim = std::mem::take(&mut flight.reclaim);
+        let Task::Transfer(transfer) = &mut flight.task else {
+            return;
+        };
+        if cancelled {
+            self.end_cancelled(cx, token);
+            return;
+        }
+        if transfer.op().method == Method::Chain && transfer.has_rest() {
+            let rewindable = transfer.op().offset.is_some();
+            if rewindable && (reclaim || cx.pipes.is_scarce()) {
+                transfer.release(&mut cx.pipes);
+                cx.counters.pipes_taken += 1;
+                self.wait_writable(token);
+                return;
+            }
+            let socket = transfer.op().socket.clone();
+            if self.wait_for_room(token, &socket) {
+                self.mark_stalled(token);
+                return;
+            }
+            let Some(flight) = self.flight(token) else {
+                return;
+            };
+            if let Some([wait, drain]) = flight.wait_and_drain(skip_success) {
+                self.push(wait, Some(drain));
+                self.mark_stalled(token);
+            }
+            return;
+        }
+        self.drive(cx, token);
+    }
+
+    pub(super) fn end_cancelled(&mut self, cx: &mut Context, token: Token) {
+        let Some(flight) = self.flight(token) else {
+            return;
+        };
+        let Task::Transfer(transfer) = &flight.task else {
+            self.finish(cx, token, Err(cancelled_error()), 0);
+            return;
+        };
+        let sent = transfer.sent();
+        let result = if sent == transfer.op().len && transfer.op().header.is_empty() {
+            Ok(Output::Sent(SendFileEnd::Complete))
+        } else {
+            Err(cancelled_error())
+        };
+        self.finish(cx, token, result, sent);
+    }
+
+    /// Lets a transfer do what can be done directly, and submits what can't.
+    pub(super) fn drive(&mut self, cx: &mut Context, token: Token) {
+        let mut end = loop {
+            let Some(flight) = self.flight(token) else {
+                return;
+            };
+            let Task::Transfer(transfer) = &mut flight.task else {
+                return;
+            };
+            match transfer.advance(&mut cx.pipes, TURN_BUDGET) {
+                Next::Done(end) => break end,
+                Next::Yield => {
+                    self.runnable.push_back(token);
+                    return;
+                }
+                Next::Writable => {
+                    let has_rest = transfer.has_rest();
+                    self.wait_writable(token);
+                    if has_rest {
+                        self.mark_stalled(token);
+                    }
+                    return;
+                }
+                Next::Readable => {
+                    let file = transfer.op().file.clone();
+                    let entry = flight.wait_for(&file, libc::POLLIN);
+                    self.push(entry, None);
+                    return;
+                }
+                Next::Fill => {
+                    if let Some([fill, drain]) = flight.chain() {
+                        self.push(fill, Some(drain));
+                        cx.counters.chains += 1;
+                        return;
+                    }
+                    break SendFileEnd::SourceFailed(io::Error::from_raw_os_error(libc::EOVERFLOW));
+                }
+                Next::NeedPipe => {
+                    if !self.take_pipe(cx, token) {
+                        break SendFileEnd::NoPipe;
+                    }
+                }
+            }
+        };
+        let Some(flight) = self.flight(token) else {
+            return;
+        };
+        let Task::Transfer(transfer) = &flight.task else {
+            return;
+        };
+        let sent = transfer.sent();
+        // The kernel's own words for "interrupted" and "cancelled" are not for users.
+        if let SendFileEnd::SourceFailed(e) | SendFileEnd::SocketFailed(e) = &mut end
+            && e.raw_os_error().is_some_and(is_restart)
+        {
+            *e = io::ErrorKind::Interrupted.into();
+        }
+        self.finish(cx, token, Ok(Output::Sent(end)), sent);
+    }
+
+    pub(super) fn wait_writable(&mut self, token: Token) {
+        let Some(flight) = self.flight(token) else {
+            return;
+        };
+        let Task::Transfer(transfer) = &flight.task else {
+            return;
+        };
+        let socket = transfer.op().socket.clone();
+        if self.wait_for_room(token, &socket) {
+            return;
+        }
+        if let Some(flight) = self.flight(token) {
+            let entry = flight.wait_for(&socket, libc::POLLOUT);
+            self.push(entry, None);
+        }
+    }
+
+    /// Remembers a transfer that waits with a rest in its pipe.
+    pub(super) fn mark_stalled(&mut self, token: Token) {
+        if self.stalled.len() >= 64 {
+            let stalled = std::mem::take(&mut self.stalled);
+            let holds = |token: &Token| {
+                self.flight(*token)
+                    .is_some_and(|f| matches!(&f.task, Task::Transfer(t) if t.has_rest()))
+            };
+            self.stalled = stalled.into_iter().filter(holds).collect();
+        }
+        if !self.stalled.contains(&token) {
+            self.stalled.push_back(token);
+        }
+    }
+
+    /// Gets a pipe for a transfer from one that waits for its peer. A wait that is linked with a
+    /// drain must be cancelled first: that pipe will be there for the next.
+    pub(super) fn take_pipe(&mut self, cx: &mut Context, token: Token) -> bool {
+        while let Some(victim) = self.stalled.pop_front() {
+            if victim == token {
+                continue;
+            }
+            let Some(flight) = self.flight(victim) else {
+                continue;
+            };
+            let outstanding = flight.outstanding;
+            let linked = flight.is_outstanding(Step::Drain);
+            let Task::Transfer(transfer) = &mut flight.task else {
+                continue;
+            };
+            // It waits for room, at the ring or at the epoll, and does nothing else.
+            let waits = outstanding == Step::Poll as u8 || outstanding == 0;
+            if waits && transfer.give_up_pipe(&mut cx.pipes) {
+                cx.counters.pipes_taken += 1;
+                let pipe = cx.pipes.lease(Lessee::Direct);
+                let Some(Flight {
+                    task: Task::Transfer(transfer),
+                    ..
+                }) = self.flight(token)
+                else {
+                    return false;
+                };
+                return pipe.map(|pipe| transfer.set_pipe(pipe)).is_some();
+            }
+            if linked && transfer.op().offset.is_some() && !flight.reclaim {
+                flight.reclaim = true;
+                self.push(cancel(victim, Step::Poll), None);
+                return false;
+            }
+        }
+        false
+    }
+}
+
+fn outcome(result: i32) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
+}
+
+/// Takes a drain's answer in. One from an empty pipe (the fill brought nothing) says nothing.
+fn drained(transfer: &mut Transfer, result: i32) {
+    if transfer.piped() > 0 {
+        transfer.drained(outcome(result));
+    }
+}
