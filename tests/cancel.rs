@@ -51,7 +51,7 @@ on_both_backends! {
         }
     }
 
-    fn c28a_cancel_of_one_that_waits_behind_a_stalled_one(proactor: Proactor) {
+    fn c28_cancel_of_one_that_waits_behind_a_stalled_one(proactor: Proactor) {
         for route in ROUTES {
             let (ours, peer) = tight_tcp();
             let (transport, _record) = over(&proactor, ours);
@@ -72,7 +72,7 @@ on_both_backends! {
         }
     }
 
-    fn c28b_cancel_midway_cuts_the_connection(proactor: Proactor) {
+    fn c28_cancel_midway_cuts_the_connection(proactor: Proactor) {
         for route in ROUTES {
             let (ours, peer) = tight_tcp();
             let (transport, record) = over(&proactor, ours);
@@ -97,7 +97,7 @@ on_both_backends! {
         }
     }
 
-    fn c28d_nothing_leaves_behind_one_that_was_cut(proactor: Proactor) {
+    fn c28_nothing_leaves_behind_one_that_was_cut(proactor: Proactor) {
         for route in ROUTES {
             for (deadline, eof) in [(false, false), (false, true), (true, false), (true, true)] {
                 let (ours, peer) = tight_tcp();
@@ -130,7 +130,7 @@ on_both_backends! {
         }
     }
 
-    fn c28c_cancel_midway_with_the_connection_kept(proactor: Proactor) {
+    fn c28_cancel_midway_with_the_connection_kept(proactor: Proactor) {
         for route in ROUTES {
             let (ours, peer) = tight_tcp();
             let (transport, record) = over(&proactor, ours);
@@ -179,7 +179,7 @@ on_both_backends! {
         assert_eq!(proactor.stats().pipes_leased, 0);
     }
 
-    fn c26b_a_reader_whose_end_panics(proactor: Proactor) {
+    fn c26_a_reader_whose_end_panics(proactor: Proactor) {
         struct Panics(Vec<u8>, Option<mpsc::Receiver<()>>);
         impl Read for Panics {
             fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
@@ -258,7 +258,7 @@ on_both_backends! {
         }
     }
 
-    fn c29a_cancel_of_a_reader_that_hangs(proactor: Proactor) {
+    fn c29_cancel_of_a_reader_that_hangs(proactor: Proactor) {
         for abort in [false, true] {
             let (let_go, hangs) = mpsc::channel();
             let (transport, record, peer) = open(&proactor);
@@ -280,7 +280,7 @@ on_both_backends! {
         }
     }
 
-    fn c29b_cancel_of_pipes_that_have_nothing(proactor: Proactor) {
+    fn c29_cancel_of_pipes_that_have_nothing(proactor: Proactor) {
         for route in ROUTES {
             let (reading, writing) = std::io::pipe().unwrap();
             let (transport, _record, peer) = open(&proactor);
@@ -299,7 +299,7 @@ on_both_backends! {
         }
     }
 
-    fn c29c_cancel_from_inside_callbacks(proactor: Proactor) {
+    fn c29_cancel_from_inside_callbacks(proactor: Proactor) {
         for route in ROUTES {
             let (transport, record, peer) = open(&proactor);
             let reader = read_until_error(peer);
@@ -513,7 +513,7 @@ on_both_backends! {
         }
     }
 
-    fn c36a_pacing(proactor: Proactor) {
+    fn c36_pacing(proactor: Proactor) {
         // Side by side, a second's worth each.
         let rate = 400_000_u64;
         let start = Instant::now();

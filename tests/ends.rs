@@ -155,7 +155,7 @@ on_both_backends! {
         }
     }
 
-    fn c19a_abort_after_close_and_before_anything(proactor: Proactor) {
+    fn c19_abort_after_close_and_before_anything(proactor: Proactor) {
         let (ours, _peer) = tight_tcp();
         let (transport, record) = over(&proactor, ours);
         transport.write(contents(0, 1_000_000)).unwrap();
@@ -220,7 +220,7 @@ on_both_backends! {
         }
     }
 
-    fn c21a_eof_received_keeps_or_closes(proactor: Proactor) {
+    fn c21_eof_received_keeps_or_closes(proactor: Proactor) {
         let (transport, record, mut peer) = open(&proactor);
         record.half_open.set(true);
         peer.write_all(b"question").unwrap();
@@ -275,7 +275,7 @@ on_both_backends! {
         }
     }
 
-    fn c22a_the_peer_closes_having_received_all(proactor: Proactor) {
+    fn c22_the_peer_closes_having_received_all(proactor: Proactor) {
         for route in ROUTES {
             let (transport, record, mut peer) = open(&proactor);
             let outcome = send(&transport, file(300_000), by(route));
@@ -291,7 +291,7 @@ on_both_backends! {
         }
     }
 
-    fn c22b_a_peer_that_is_gone_before_it_starts(proactor: Proactor) {
+    fn c22_a_peer_that_is_gone_before_it_starts(proactor: Proactor) {
         for route in ROUTES {
             for len in [1_000_000, 30_000_000] {
                 let (ours, peer) = tcp();
@@ -311,7 +311,7 @@ on_both_backends! {
         }
     }
 
-    fn c22c_over_pipes_and_unix_sockets(proactor: Proactor) {
+    fn c22_over_pipes_and_unix_sockets(proactor: Proactor) {
         for route in ROUTES {
             let (reading, writing) = std::io::pipe().unwrap();
             let (transport, record) = over(&proactor, Fd::new(OwnedFd::from(writing)));
@@ -389,7 +389,7 @@ on_both_backends! {
         assert_same(&join(&proactor, reader), &contents(0, 1_000_000));
     }
 
-    fn c24a_a_protocol_that_holds_its_transport_is_freed(proactor: Proactor) {
+    fn c24_a_protocol_that_holds_its_transport_is_freed(proactor: Proactor) {
         struct Holder(RefCell<Option<Transport>>, #[allow(dead_code)] Rc<()>);
         impl Protocol for Holder {
             fn connection_made(&mut self, transport: &Transport) {
@@ -459,7 +459,7 @@ on_both_backends! {
         );
     }
 
-    fn c25a_another_protocol_takes_over(proactor: Proactor) {
+    fn c25_another_protocol_takes_over(proactor: Proactor) {
         struct First(Record);
         impl Protocol for First {
             fn data_received(&mut self, transport: &Transport, _: &[u8]) {
@@ -551,7 +551,7 @@ on_both_backends! {
         assert_eq!(other_record.signals(), [Note::Made]);
     }
 
-    fn c25a_a_send_after_the_loss_is_told_of_its_end(proactor: Proactor) {
+    fn c25_a_send_after_the_loss_is_told_of_its_end(proactor: Proactor) {
         let (transport, record, peer) = open(&proactor);
         drop(peer);
         run_until(&proactor, "the end", || record.is_lost());
@@ -562,7 +562,7 @@ on_both_backends! {
         assert_eq!(record.notes(), [Note::Made, Note::End, Note::Lost(None), sent]);
     }
 
-    fn c26a_a_panic_when_connected(proactor: Proactor) {
+    fn c26_a_panic_when_connected(proactor: Proactor) {
         let any = Address::from("127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap());
         let server = Record::new();
         let made = server.clone();
@@ -593,7 +593,7 @@ on_both_backends! {
         assert!(transport.peer_addr().is_err());
     }
 
-    fn c27a_listening_and_connecting(proactor: Proactor) {
+    fn c27_listening_and_connecting(proactor: Proactor) {
         let any = Address::from("127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap());
         let server = Record::new();
         let refuse = Rc::new(Cell::new(false));

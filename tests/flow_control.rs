@@ -95,7 +95,7 @@ on_both_backends! {
         assert_eq!(pauses(&record), (2, 1));
     }
 
-    fn c14c_pauses_though_the_peer_reads_a_little(proactor: Proactor) {
+    fn c14_pauses_though_the_peer_reads_a_little(proactor: Proactor) {
         let (ours, mut peer) = tight_tcp();
         let (transport, record) = over(&proactor, ours);
         peer.set_nonblocking(true).unwrap();
@@ -117,7 +117,7 @@ on_both_backends! {
         run_until(&proactor, "the end", || record.is_lost());
     }
 
-    fn c14d_weights_without_end(proactor: Proactor) {
+    fn c14_weights_without_end(proactor: Proactor) {
         let (transport, record, peer) = open(&proactor);
         transport.set_write_buffer_limits(Some(usize::MAX), None).unwrap();
         let heavy = || SendOptions::new().write_weight(usize::MAX);
@@ -132,7 +132,7 @@ on_both_backends! {
         assert_eq!(pauses(&record), (0, 0));
     }
 
-    fn c14a_limits(proactor: Proactor) {
+    fn c14_limits(proactor: Proactor) {
         let (transport, _record, _peer) = open(&proactor);
         transport.set_write_buffer_limits(Some(1000), None).unwrap();
         assert_eq!(transport.write_buffer_limits(), (250, 1000));
@@ -145,7 +145,7 @@ on_both_backends! {
         assert_eq!(transport.write_buffer_limits(), (16 << 10, 64 << 10));
     }
 
-    fn c14b_a_high_limit_of_zero(proactor: Proactor) {
+    fn c14_a_high_limit_of_zero(proactor: Proactor) {
         let (ours, peer) = tight_tcp();
         let (transport, record) = over(&proactor, ours);
         transport.set_write_buffer_limits(Some(0), None).unwrap();
@@ -181,7 +181,7 @@ on_both_backends! {
         join(&proactor, reader);
     }
 
-    fn c15a_a_file_under_way_pauses(proactor: Proactor) {
+    fn c15_a_file_under_way_pauses(proactor: Proactor) {
         for route in ROUTES {
             let (ours, peer) = tight_tcp();
             let (transport, record) = over(&proactor, ours);
@@ -239,7 +239,7 @@ on_both_backends! {
         assert!(record.is_lost());
     }
 
-    fn c16_1_pausing_from_inside_data_received(proactor: Proactor) {
+    fn c16_pausing_from_inside_data_received(proactor: Proactor) {
         struct Sips(Record, Rc<Cell<u32>>);
         impl Protocol for Sips {
             fn data_received(&mut self, transport: &Transport, data: &[u8]) {
@@ -279,7 +279,7 @@ on_both_backends! {
         assert_eq!(record.notes().last(), Some(&Note::End));
     }
 
-    fn c16_2_not_reading_from_the_start(proactor: Proactor) {
+    fn c16_not_reading_from_the_start(proactor: Proactor) {
         let (ours, mut peer) = tcp();
         let record = Record::new();
         let options = TransportOptions::new().reading(false).write_limits(10, 5);
@@ -321,7 +321,7 @@ on_both_backends! {
         join(&proactor, reader);
     }
 
-    fn c16b_signals_come_in_order_with_the_rest(proactor: Proactor) {
+    fn c16_signals_come_in_order_with_the_rest(proactor: Proactor) {
         let (ours, peer) = tight_tcp();
         let (transport, record) = over(&proactor, ours);
         send_noted(&transport, &record, 1, file(1_000_000), SendOptions::new());
@@ -385,7 +385,7 @@ on_both_backends! {
         assert_eq!(proactor.stats().pipes_leased, 0);
     }
 
-    fn c17b_stalled_clients_that_have_said_their_last(proactor: Proactor) {
+    fn c17_stalled_clients_that_have_said_their_last(proactor: Proactor) {
         // Nothing may spin, and no thread may be held, because their sending side is closed.
         let mut stalled = Vec::new();
         for route in ROUTES.repeat(4) {
@@ -420,7 +420,7 @@ on_both_backends! {
         }
     }
 
-    fn c17a_a_client_that_wakes_up(proactor: Proactor) {
+    fn c17_a_client_that_wakes_up(proactor: Proactor) {
         for route in ROUTES {
             let (ours, peer) = tight_tcp();
             let (transport, _record) = over(&proactor, ours);

@@ -30,7 +30,7 @@ impl Protocol for Holder {
 }
 
 on_both_backends! {
-    fn c12b_nothing_is_left(proactor: Proactor) {
+    fn c24_nothing_is_left(proactor: Proactor) {
         let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
         let token = Rc::new(());
         let source = Fd::from(file(3_000_000));
@@ -99,7 +99,7 @@ on_both_backends! {
         let _ = source;
     }
 
-    fn c35a_nothing_is_left_of_a_proactor(proactor: Proactor) {
+    fn c35_nothing_is_left_of_a_proactor(proactor: Proactor) {
         let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
         let token = Rc::new(());
         let mut peers = Vec::new();

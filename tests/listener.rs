@@ -105,7 +105,7 @@ fn c34_exhausted_descriptors(proactor: Proactor) {
     common::kernel::set_descriptor_limit(before);
 }
 
-fn c34a_what_can_not_listen_is_refused(proactor: Proactor) {
+fn c34_what_can_not_listen_is_refused(proactor: Proactor) {
     let (connected, _peer) = tcp();
     for fd in [connected, Fd::from(file(1))] {
         let (record, options) = (Record::new(), TransportOptions::new());
@@ -115,7 +115,7 @@ fn c34a_what_can_not_listen_is_refused(proactor: Proactor) {
     }
 }
 
-fn c34b_forbidden(proactor: Proactor) {
+fn c34_forbidden(proactor: Proactor) {
     let record = Record::new();
     let (_listener, address) = listen(&proactor, &record);
     let warnings = WARNINGS.load(Ordering::SeqCst);
@@ -166,15 +166,15 @@ mod ring {
         alone(BackendChoice::Ring, super::c34_exhausted_descriptors);
     }
     #[test]
-    fn c34a_what_can_not_listen_is_refused() {
+    fn c34_what_can_not_listen_is_refused() {
         alone(
             BackendChoice::Ring,
-            super::c34a_what_can_not_listen_is_refused,
+            super::c34_what_can_not_listen_is_refused,
         );
     }
     #[test]
-    fn c34b_forbidden() {
-        alone(BackendChoice::Ring, super::c34b_forbidden);
+    fn c34_forbidden() {
+        alone(BackendChoice::Ring, super::c34_forbidden);
     }
 }
 
@@ -189,14 +189,14 @@ mod emulated {
         alone(BackendChoice::Emulated, super::c34_exhausted_descriptors);
     }
     #[test]
-    fn c34a_what_can_not_listen_is_refused() {
+    fn c34_what_can_not_listen_is_refused() {
         alone(
             BackendChoice::Emulated,
-            super::c34a_what_can_not_listen_is_refused,
+            super::c34_what_can_not_listen_is_refused,
         );
     }
     #[test]
-    fn c34b_forbidden() {
-        alone(BackendChoice::Emulated, super::c34b_forbidden);
+    fn c34_forbidden() {
+        alone(BackendChoice::Emulated, super::c34_forbidden);
     }
 }

@@ -31,7 +31,7 @@ fn mount() -> Option<(Stuck, tempfile::TempDir)> {
 }
 
 on_both_backends! {
-    fn c39a_reads_that_do_not_return_delay_no_one_else(proactor: Proactor) {
+    fn c39_reads_that_do_not_return_delay_no_one_else(proactor: Proactor) {
         let Some((stuck, dir)) = mount() else { return };
         let mut waiting = Vec::new();
         for n in 0..READERS {
@@ -64,7 +64,7 @@ on_both_backends! {
         }
     }
 
-    fn c29d_cancels_and_aborts_of_reads_that_do_not_return(proactor: Proactor) {
+    fn c29_cancels_and_aborts_of_reads_that_do_not_return(proactor: Proactor) {
         let Some((stuck, dir)) = mount() else { return };
         let mut all = Vec::new();
         for n in 0..READERS {

@@ -37,10 +37,10 @@ on_both_backends! {
     handles,
     several_on_one_thread,
     threads_that_answer_each_other,
-    inside_another_loop,
-    inside_another_loop_with_all_kinds,
-    inside_another_loop_turn_by_turn,
-    sigpipe_is_the_process_own,
+    c41_inside_another_loop,
+    c41_inside_another_loop_with_all_kinds,
+    c41_inside_another_loop_turn_by_turn,
+    c40_sigpipe_is_the_process_own,
 }
 
 fn recv(socket: &Fd) -> Op {
@@ -507,7 +507,7 @@ fn run_inside(proactor: &Proactor, mut so: impl FnMut() -> bool) {
     }
 }
 
-fn inside_another_loop(builder: Builder) {
+fn c41_inside_another_loop(builder: Builder) {
     let proactor = builder.build().unwrap();
     let (a, b) = proactor::net::pair().unwrap();
     for _ in 0..100 {
@@ -558,7 +558,7 @@ fn inside_another_loop(builder: Builder) {
     assert!(quiet);
 }
 
-fn inside_another_loop_with_all_kinds(builder: Builder) {
+fn c41_inside_another_loop_with_all_kinds(builder: Builder) {
     let proactor = builder.recv_buffers(2, 4096).build().unwrap();
     let bytes = pattern(6_000_000);
     let file = file(&bytes);
@@ -601,7 +601,7 @@ fn inside_another_loop_with_all_kinds(builder: Builder) {
 
 /// More than a turn takes, all there from the start: nothing happens outside that could wake the
 /// loop for the rest.
-fn inside_another_loop_turn_by_turn(builder: Builder) {
+fn c41_inside_another_loop_turn_by_turn(builder: Builder) {
     let proactor = builder.recv_buffers(64, 64).build().unwrap();
     let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
     let listener = net::listen(&any.into(), &ListenOptions::default()).unwrap();
@@ -622,7 +622,7 @@ fn inside_another_loop_turn_by_turn(builder: Builder) {
 }
 
 /// SIGPIPE kills no one, and what the process does with it is as before.
-fn sigpipe_is_the_process_own(builder: Builder) {
+fn c40_sigpipe_is_the_process_own(builder: Builder) {
     let blocked = || {
         let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: with no new mask the call only fills the set, which is then read.

@@ -461,3 +461,28 @@ pub fn send_noted(
 pub fn by(route: RouteChoice) -> SendOptions {
     SendOptions::new().route(route)
 }
+
+/// Sends one source by a route between two writes, and gives what it was sent as.
+#[track_caller]
+pub fn sandwich(
+    proactor: &Proactor,
+    (ours, peer): (Fd, impl Read + Send + 'static),
+    source: impl Into<Source>,
+    route: RouteChoice,
+) -> (Outcome, Vec<u8>) {
+    let (transport, record) = over(proactor, ours);
+    let reader = read_all(peer);
+    transport.write(&b"<header>"[..]).unwrap();
+    let outcome = send(&transport, source, by(route).keep_connection(true));
+    transport.write(&b"<trailer>"[..]).unwrap();
+    transport.close();
+    outcome.wait(proactor);
+    let bytes = join(proactor, reader);
+    run_until(proactor, "the connection's end", || record.is_lost());
+    assert_eq!(record.signals().last(), Some(&Note::Lost(None)));
+    let body = bytes
+        .strip_prefix(b"<header>")
+        .and_then(|rest| rest.strip_suffix(b"<trailer>"))
+        .unwrap_or_else(|| panic!("torn header or trailer: {:?}", bytes.len()));
+    (outcome, body.to_vec())
+}
