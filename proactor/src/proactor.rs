@@ -116,6 +116,8 @@ struct Core {
     probe: Probe,
     /// In `run_once`, perhaps in a callback.
     running: Cell<bool>,
+    /// How many turns the loop has begun.
+    turns: Cell<u64>,
     /// Being dropped: what is submitted now is cancelled at once.
     closing: Cell<bool>,
     drain: Duration,
@@ -179,6 +181,7 @@ impl Proactor {
                 kind,
                 probe,
                 running: Cell::new(false),
+                turns: Cell::new(0),
                 closing: Cell::new(false),
                 drain,
                 fd,
@@ -303,6 +306,7 @@ impl Proactor {
     }
 
     fn turn(&self, timeout: Option<Duration>) -> io::Result<usize> {
+        self.core.turns.set(self.core.turns.get() + 1);
         let mut called = self.collect(timeout)?;
         let calls = std::mem::take(&mut self.core.state.borrow_mut().calls);
         for call in calls {
@@ -502,6 +506,15 @@ impl Handle {
         if let Some(core) = self.core.upgrade() {
             core.cancel(token);
         }
+    }
+
+    /// The number of the loop's turn; `None` when the proactor is gone.
+    ///
+    /// A turn first collects the completions that there are, then calls back for each. So whatever
+    /// is found out about the world in one callback is no older, for the others of its turn, than
+    /// what they are told: it can be kept until the number changes.
+    pub fn turn(&self) -> Option<u64> {
+        self.core.upgrade().map(|core| core.turns.get())
     }
 
     /// Which backend runs; `None` when the proactor is gone.

@@ -1,13 +1,15 @@
 //! Open files, kept for a moment with their headers ready.
 //!
-//! - Before each use the descriptor is asked (fstat(2)) whether the file is still the same: one
-//!   that was written to, cut, deleted, or replaced by a rename is opened anew at once. So a
-//!   length always belongs to the file that is sent.
+//! - Before it is used, once a turn of the loop, the descriptor is asked (fstat(2)) whether the file
+//!   is still the same: one that was written to, cut, deleted, or replaced by a rename is opened
+//!   anew at once. So a length always belongs to the file that is sent.
+//! - A small file's content is read once a turn, into one piece of memory with the head. It is
+//!   shared by the responses of that turn, and by no others (see [`Moment`]).
 //! - Whatever the descriptor can't tell, such as a link that now leads elsewhere, is seen after
 //!   at most [`Cache::LIFE`], since no entry gets older.
 //! - Files of network file systems are not kept, as asking about them may take long.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
@@ -20,6 +22,7 @@ use crate::proactor::{Fd, Filesystem};
 
 use super::date::{self, DateCache};
 use super::head::{Head, content_type};
+use super::moment::Moment;
 use super::request::Persistence;
 use super::status::Status;
 
@@ -49,7 +52,7 @@ fn stamp(stat: &Stat) -> Stamp {
 
 /// What an opened path turned out to be.
 pub(crate) enum Found {
-    File(Entry),
+    File(Rc<Entry>),
     Directory,
     /// A FIFO, a device, a socket.
     Other,
@@ -60,12 +63,16 @@ pub(crate) struct Entry {
     fd: Fd,
     stamp: Stamp,
     opened: SystemTime,
+    /// The turn in which it was last known to be unchanged.
+    checked: Cell<u64>,
     /// When it was last changed, in seconds since 1970; never in the future.
     modified: u64,
     /// `Content-Type`, `Last-Modified` and `Accept-Ranges`.
     fields: String,
     /// The head of the usual response, and the second that it is for.
     head: RefCell<(u64, Bytes)>,
+    /// Head and content of a small file, and the turn in which they were brought together.
+    small: RefCell<(u64, Bytes)>,
 }
 
 impl Entry {
@@ -73,7 +80,7 @@ impl Entry {
     ///
     /// # Errors
     /// fstat(2)'s.
-    pub(crate) fn examine(fd: Fd, name: &[u8], now: SystemTime) -> io::Result<Found> {
+    pub(crate) fn examine(fd: Fd, name: &[u8], moment: Moment) -> io::Result<Found> {
         let stat = fs::fstat(&fd)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {}
@@ -84,20 +91,22 @@ impl Entry {
         let stamp = stamp(&stat);
         let modified = u64::try_from(stamp.modified.0)
             .unwrap_or(0)
-            .min(date::seconds(now));
+            .min(moment.second);
         let fields = format!(
             "Content-Type: {}\r\nLast-Modified: {}\r\nAccept-Ranges: bytes\r\n",
             content_type(name),
             date::format(modified),
         );
-        Ok(Found::File(Entry {
+        Ok(Found::File(Rc::new(Entry {
             fd,
             stamp,
-            opened: now,
+            opened: moment.now,
+            checked: Cell::new(moment.turn),
             modified,
             fields,
             head: RefCell::default(),
-        }))
+            small: RefCell::default(),
+        })))
     }
 
     pub(crate) fn fd(&self) -> &Fd {
@@ -140,15 +149,53 @@ impl Entry {
         head.1.clone()
     }
 
+    /// The whole of the usual response, if the file is small and its content is in the page cache.
+    pub(crate) fn response(&self, moment: Moment, dates: &DateCache) -> Option<Bytes> {
+        let size = usize::try_from(self.size()).ok().filter(|n| *n <= SMALL)?;
+        let mut small = self.small.borrow_mut();
+        if small.0 != moment.turn || small.1.is_empty() {
+            let head = self.head(Persistence::Keep, moment.second, dates);
+            // The memory of the last time, if nobody sends it still.
+            let mut buf = std::mem::take(&mut small.1)
+                .try_into_mut()
+                .unwrap_or_default();
+            buf.clear();
+            buf.reserve(head.len() + size);
+            buf.extend_from_slice(&head);
+            if self.fd.read_nowait(&mut buf, size, 0).ok()? != size {
+                return None;
+            }
+            *small = (moment.turn, buf.freeze());
+        }
+        Some(small.1.clone())
+    }
+
+    /// Whether it is young enough. A clock that was set back says nothing about its age.
+    fn is_young(&self, moment: Moment) -> bool {
+        let age = moment.now.duration_since(self.opened);
+        age.is_ok_and(|age| age < Cache::LIFE)
+    }
+
     /// Whether it may still be used.
-    fn is_fresh(&self, now: SystemTime) -> bool {
-        // A clock that was set back says nothing about its age.
-        let young = now
-            .duration_since(self.opened)
-            .is_ok_and(|age| age < Cache::LIFE);
-        young && fs::fstat(&self.fd).is_ok_and(|s| s.st_nlink > 0 && stamp(&s) == self.stamp)
+    fn is_fresh(&self, moment: Moment) -> bool {
+        if self.checked.get() == moment.turn {
+            return true;
+        }
+        let unchanged = || {
+            let now = fs::fstat(&self.fd);
+            now.is_ok_and(|now| now.st_nlink > 0 && stamp(&now) == self.stamp)
+        };
+        let fresh = self.is_young(moment) && unchanged();
+        if fresh {
+            self.checked.set(moment.turn);
+        }
+        fresh
     }
 }
+
+/// Files up to this size are read rather than sent from the page cache: one copy costs less than
+/// the calls that would save it.
+const SMALL: usize = 16 << 10;
 
 /// Open files by path; a bounded number of them.
 pub(crate) struct Cache {
@@ -177,9 +224,9 @@ impl Cache {
     }
 
     /// The file at a path, if it is open and unchanged.
-    pub(crate) fn get(&mut self, path: &[u8], now: SystemTime) -> Option<Rc<Entry>> {
+    pub(crate) fn get(&mut self, path: &[u8], moment: Moment) -> Option<Rc<Entry>> {
         let slot = self.entries.get_mut(path)?;
-        if slot.entry.is_fresh(now) {
+        if slot.entry.is_fresh(moment) {
             self.uses += 1;
             slot.used = self.uses;
             return Some(Rc::clone(&slot.entry));
@@ -210,12 +257,8 @@ impl Cache {
 
     /// Closes files that are too old to be used again, so that deleted ones don't keep their
     /// disk space.
-    pub(crate) fn expire(&mut self, now: SystemTime) {
-        let young = |opened| {
-            now.duration_since(opened)
-                .is_ok_and(|age| age < Cache::LIFE)
-        };
-        self.entries.retain(|_, slot| young(slot.entry.opened));
+    pub(crate) fn expire(&mut self, moment: Moment) {
+        self.entries.retain(|_, slot| slot.entry.is_young(moment));
     }
 }
 
@@ -230,10 +273,17 @@ mod tests {
     use std::fs::File;
     use std::path::Path;
 
-    fn entry(path: &Path, now: SystemTime) -> Rc<Entry> {
+    /// A turn of its own each.
+    fn moment(now: SystemTime) -> Moment {
+        thread_local!(static TURN: Cell<u64> = const { Cell::new(1) });
+        TURN.set(TURN.get() + 1);
+        Moment::at(TURN.get(), now)
+    }
+
+    fn entry(path: &Path, moment: Moment) -> Rc<Entry> {
         let fd = Fd::new(File::open(path).unwrap());
-        match Entry::examine(fd, path.as_os_str().as_encoded_bytes(), now).unwrap() {
-            Found::File(entry) => Rc::new(entry),
+        match Entry::examine(fd, path.as_os_str().as_encoded_bytes(), moment).unwrap() {
+            Found::File(entry) => entry,
             _ => panic!("no file"),
         }
     }
@@ -246,40 +296,43 @@ mod tests {
         let mut cache = Cache::new(8);
         let fill = |text: &str, cache: &mut Cache| {
             std::fs::write(&path, text).unwrap();
-            cache.insert(b"a.txt", entry(&path, now));
+            cache.insert(b"a.txt", entry(&path, moment(now)));
             assert_eq!(
-                cache.get(b"a.txt", now).map(|e| e.size()),
+                cache.get(b"a.txt", moment(now)).map(|e| e.size()),
                 Some(text.len() as u64)
             );
         };
-        assert!(cache.get(b"a.txt", now).is_none());
+        assert!(cache.get(b"a.txt", moment(now)).is_none());
 
         fill("one", &mut cache);
         std::fs::write(&path, "three").unwrap();
-        assert!(cache.get(b"a.txt", now).is_none(), "written to");
+        assert!(cache.get(b"a.txt", moment(now)).is_none(), "written to");
 
         fill("one", &mut cache);
         let other = dir.path().join("b.txt");
         std::fs::write(&other, "two").unwrap();
         std::fs::rename(&other, &path).unwrap();
-        assert!(cache.get(b"a.txt", now).is_none(), "replaced");
+        assert!(cache.get(b"a.txt", moment(now)).is_none(), "replaced");
 
         fill("one", &mut cache);
         std::fs::remove_file(&path).unwrap();
-        assert!(cache.get(b"a.txt", now).is_none(), "deleted");
+        assert!(cache.get(b"a.txt", moment(now)).is_none(), "deleted");
 
         fill("one", &mut cache);
         let later = now + Cache::LIFE;
-        assert!(cache.get(b"a.txt", later).is_none(), "too old");
+        assert!(cache.get(b"a.txt", moment(later)).is_none(), "too old");
 
         fill("one", &mut cache);
         let earlier = now - Duration::from_secs(5);
-        assert!(cache.get(b"a.txt", earlier).is_none(), "clock set back");
+        assert!(
+            cache.get(b"a.txt", moment(earlier)).is_none(),
+            "clock set back"
+        );
 
         fill("one", &mut cache);
-        cache.expire(now);
+        cache.expire(moment(now));
         assert_eq!(cache.entries.len(), 1);
-        cache.expire(later);
+        cache.expire(moment(later));
         assert_eq!(cache.entries.len(), 0);
     }
 
@@ -299,13 +352,13 @@ mod tests {
         let now = SystemTime::now();
         let mut cache = Cache::new(2);
         for name in [b"a", b"b"] {
-            cache.insert(name, entry(&path, now));
+            cache.insert(name, entry(&path, moment(now)));
         }
-        assert!(cache.get(b"a", now).is_some());
-        cache.insert(b"c", entry(&path, now));
-        assert!(cache.get(b"a", now).is_some());
-        assert!(cache.get(b"b", now).is_none());
-        assert!(cache.get(b"c", now).is_some());
+        assert!(cache.get(b"a", moment(now)).is_some());
+        cache.insert(b"c", entry(&path, moment(now)));
+        assert!(cache.get(b"a", moment(now)).is_some());
+        assert!(cache.get(b"b", moment(now)).is_none());
+        assert!(cache.get(b"c", moment(now)).is_some());
     }
 
     #[test]
@@ -313,7 +366,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.txt");
         std::fs::write(&path, "hello").unwrap();
-        let entry = entry(&path, SystemTime::now());
+        let entry = entry(&path, moment(SystemTime::now()));
         let dates = DateCache::default();
         let a = entry.head(Persistence::Keep, 7, &dates);
         let b = entry.head(Persistence::Keep, 7, &dates);
@@ -327,5 +380,56 @@ mod tests {
         assert!(text.contains("\r\nLast-Modified: "));
         assert!(text.contains("\r\nAccept-Ranges: bytes\r\n"));
         assert!(text.ends_with("\r\nContent-Length: 5\r\n\r\n"));
+    }
+
+    #[test]
+    fn small_files_are_read_once_a_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        std::fs::write(&path, "hello").unwrap();
+        let now = SystemTime::now();
+        let first = moment(now);
+        let entry = entry(&path, first);
+        let dates = DateCache::default();
+        let a = entry.response(first, &dates).unwrap();
+        let b = entry.response(first, &dates).unwrap();
+        assert_eq!(a.as_ptr(), b.as_ptr());
+        assert!(a.ends_with(b"\r\n\r\nhello"));
+
+        // Written to in place, as long as before: by the next turn that shows, and what is being
+        // sent stays as it is.
+        std::fs::write(&path, "HELLO").unwrap();
+        let second = moment(now);
+        let c = entry.response(second, &dates).unwrap();
+        assert!(c.ends_with(b"\r\n\r\nHELLO"));
+        assert!(a.ends_with(b"\r\n\r\nhello"));
+
+        // Nobody sends it any more: the memory is used again.
+        drop((a, b));
+        let place = c.as_ptr();
+        drop(c);
+        let d = entry.response(moment(now), &dates).unwrap();
+        assert_eq!(d.as_ptr(), place);
+
+        // Cut meanwhile: it is for the sending to say so.
+        std::fs::write(&path, "he").unwrap();
+        assert!(entry.response(moment(now), &dates).is_none());
+    }
+
+    #[test]
+    fn large_files_are_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let now = SystemTime::now();
+        let dates = DateCache::default();
+        for (size, small) in [(0, true), (SMALL, true), (SMALL + 1, false)] {
+            std::fs::write(&path, vec![7; size]).unwrap();
+            let entry = entry(&path, moment(now));
+            assert_eq!(
+                entry.response(moment(now), &dates).is_some(),
+                small,
+                "{size}"
+            );
+        }
     }
 }

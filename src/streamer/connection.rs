@@ -7,12 +7,12 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 
 use crate::proactor::{Fd, net};
-use crate::{Protocol, SendOptions, SendOutcome, Source, Transport};
+use crate::{Protocol, RouteChoice, SendOptions, SendOutcome, Source, Transport};
 
 use super::cache::Entry;
 use super::choice::{Choice, choose};
@@ -27,6 +27,9 @@ use super::status::Status;
 
 /// How many file responses may be under way before the next request is looked at.
 const MAX_QUEUED: usize = 16;
+
+/// How many bytes may be queued in memory before files are sent rather than read.
+const MAX_WRITTEN: usize = 64 << 10;
 
 /// How long, in ticks, an ended connection is still read from, so that the client gets the
 /// response rather than a reset; and how many bytes.
@@ -313,10 +316,10 @@ impl Connection {
     ) -> Result<(), Status> {
         let (path, query) = split_target(request.target)?;
         let path = normalize(path)?;
-        let now = SystemTime::now();
-        let entry = self.server.cache.borrow_mut().get(&path, now);
+        let moment = self.server.moment();
+        let entry = self.server.cache.borrow_mut().get(&path, moment);
         if let Some(entry) = entry {
-            self.respond(transport, &entry, &request.wanted, linger, now);
+            self.respond(transport, &entry, &request.wanted, linger);
             return Ok(());
         }
         self.state.borrow_mut().phase = Phase::Opening;
@@ -339,12 +342,18 @@ impl Connection {
         entry: &Entry,
         wanted: &Wanted,
         linger: bool,
-        now: SystemTime,
     ) {
         let dates = &self.server.dates;
-        let second = date::seconds(now);
+        let moment = self.server.moment();
+        let second = moment.second;
         let size = entry.size();
         let (head, start, end) = match choose(wanted, size, entry.modified()) {
+            Choice::Whole if self.may_share(transport, wanted) => {
+                match entry.response(moment, dates) {
+                    Some(response) => return self.write(transport, response),
+                    None => (entry.head(wanted.persistence, second, dates), 0, size),
+                }
+            }
             Choice::Whole => (entry.head(wanted.persistence, second, dates), 0, size),
             Choice::Part(start, end) => {
                 let last = end - 1;
@@ -375,6 +384,13 @@ impl Connection {
             self.send(transport, entry.fd(), start, end);
         }
         self.responded(transport, wanted, linger);
+    }
+
+    /// Whether a small file may go as one piece of memory, which is the same for all in this turn.
+    fn may_share(&self, transport: &Transport, wanted: &Wanted) -> bool {
+        let usual = !wanted.head && wanted.persistence == Persistence::Keep;
+        let auto = self.server.options.route == RouteChoice::Auto;
+        usual && auto && transport.write_buffer_size() < MAX_WRITTEN
     }
 
     fn send(self: &Rc<Self>, transport: &Transport, file: &Fd, start: u64, end: u64) {
@@ -495,7 +511,7 @@ impl Connection {
         }
         match found {
             Answer::File(entry) => {
-                self.respond(transport, entry, &wanted, linger, SystemTime::now());
+                self.respond(transport, entry, &wanted, linger);
             }
             Answer::Status(status, fields) => {
                 self.plain(transport, status, fields, &wanted, linger);
@@ -534,7 +550,7 @@ impl Connection {
     fn end(&self, transport: &Transport) {
         let sending = {
             let state = self.state.borrow();
-            state.queued > 0 || state.write_paused
+            state.queued > 0 || state.write_paused || transport.write_buffer_size() > 0
         };
         if !sending {
             return self.close(transport);

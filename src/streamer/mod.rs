@@ -6,6 +6,7 @@ mod connection;
 mod date;
 mod frame;
 mod head;
+mod moment;
 mod open;
 mod path;
 mod pending;

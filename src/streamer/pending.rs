@@ -3,7 +3,6 @@
 use std::ffi::CString;
 use std::io;
 use std::rc::Rc;
-use std::time::SystemTime;
 
 use crate::Transport;
 use crate::proactor::Fd;
@@ -53,10 +52,9 @@ impl Pending {
         if !self.connection.awaits_file() {
             return;
         }
-        let examined = opened.and_then(|fd| Entry::examine(fd, name, SystemTime::now()));
+        let examined = opened.and_then(|fd| Entry::examine(fd, name, server.moment()));
         match examined {
             Ok(Found::File(entry)) => {
-                let entry = Rc::new(entry);
                 let mut cache = server.cache.borrow_mut();
                 cache.insert(&self.path, Rc::clone(&entry));
                 drop(cache);

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use slab::Slab;
 
@@ -13,7 +13,8 @@ use crate::{Listener, Protocol, RouteChoice, TransportOptions};
 
 use super::cache::Cache;
 use super::connection::{Connection, Http};
-use super::date::{self, DateCache};
+use super::date::DateCache;
+use super::moment::{Clock, Moment};
 
 /// How a [`Server`] serves.
 #[derive(Clone, Debug)]
@@ -85,6 +86,7 @@ impl Server {
             options,
             root,
             proactor: proactor.handle(),
+            clock: Clock::new(proactor.handle()),
             connections: RefCell::default(),
             dates: DateCache::default(),
             tick: Cell::new(0),
@@ -141,6 +143,7 @@ pub(super) struct Shared {
     pub(super) proactor: Handle,
     pub(super) cache: RefCell<Cache>,
     pub(super) dates: DateCache,
+    clock: Clock,
     connections: RefCell<Slab<Rc<Connection>>>,
     /// Seconds of the sweep's clock.
     tick: Cell<u32>,
@@ -154,13 +157,17 @@ impl Shared {
         self.tick.get()
     }
 
+    pub(super) fn moment(&self) -> Moment {
+        self.clock.moment()
+    }
+
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.get()
     }
 
     /// Gives the present `Date` to `use_it`.
     pub(super) fn with_date<T>(&self, use_it: impl FnOnce(&str) -> T) -> T {
-        self.dates.with(date::seconds(SystemTime::now()), use_it)
+        self.dates.with(self.moment().second, use_it)
     }
 
     /// Takes a connection into the sweep; the key is for [`remove`](Shared::remove).
@@ -209,7 +216,7 @@ impl Shared {
             connection.time_out();
         }
         let mut cache = self.cache.borrow_mut();
-        cache.expire(SystemTime::now());
+        cache.expire(self.moment());
         if !cache.is_empty() || !self.connections.borrow().is_empty() {
             self.arm();
         }
