@@ -218,8 +218,13 @@ pub(crate) fn is_refusal(error: &io::Error, first: bool) -> bool {
             | libc::EPERM,
         ) => true,
         Some(libc::EIO) => first,
-        _ => false,
+        _ => is_starved(error),
     }
+}
+
+/// Whether there was no thread to fill a pipe with. A copy may need none.
+pub(crate) fn is_starved(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ fn turns(proactor: &Proactor, time: Duration) -> usize {
 fn c34_exhausted_descriptors(proactor: Proactor) {
     let record = Record::new();
     let (_listener, address) = listen(&proactor, &record);
-    let before = common::kernel::set_descriptor_limit(64);
+    let before = common::kernel::set_soft_limit(libc::RLIMIT_NOFILE, 64);
     for round in 1..3 {
         let warnings = WARNINGS.load(Ordering::SeqCst);
         let mut filling = Vec::new();
@@ -102,7 +102,7 @@ fn c34_exhausted_descriptors(proactor: Proactor) {
         drop(clients);
         run_a_while(&proactor);
     }
-    common::kernel::set_descriptor_limit(before);
+    common::kernel::set_soft_limit(libc::RLIMIT_NOFILE, before);
 }
 
 fn c34_what_can_not_listen_is_refused(proactor: Proactor) {
@@ -120,7 +120,7 @@ fn c34_forbidden(proactor: Proactor) {
     let (_listener, address) = listen(&proactor, &record);
     let warnings = WARNINGS.load(Ordering::SeqCst);
     // Of this thread alone, for good. A ring does not ask.
-    common::kernel::forbid_accept();
+    common::kernel::refuse(&[libc::SYS_accept4], libc::EPERM);
     let client = TcpStream::connect(address).unwrap();
     let turns = turns(&proactor, Duration::from_millis(450));
     assert!(turns < 40, "{turns}");

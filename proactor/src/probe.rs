@@ -49,7 +49,8 @@ pub struct Feature {
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Limits {
-    /// RLIMIT_MEMLOCK (soft), in bytes: rings count towards it before Linux 5.12.
+    /// RLIMIT_MEMLOCK (soft), in bytes: rings of users without privileges count towards it before
+    /// Linux 5.12, and again in newer ones (seen on 6.18).
     pub memlock: Option<u64>,
     /// RLIMIT_NOFILE (soft): descriptors.
     pub open_files: Option<u64>,

@@ -9,7 +9,9 @@ use proactor::{BackendKind, Fd, FileKind, Filesystem, Token};
 
 use super::Transport;
 use crate::pacing::Pacing;
-use crate::route::{Decision, PROGRESS_PIECE, RouteChoice, Routes, Situation, decide, look};
+use crate::route::{
+    Decision, PROGRESS_PIECE, RouteChoice, Routes, Situation, decide, is_refusal, is_starved, look,
+};
 use crate::send::{End, Progress, SendOptions, SendOutcome};
 use crate::source::Kind;
 
@@ -405,6 +407,16 @@ impl FileSend {
     pub(crate) fn read_failed(&mut self, error: io::Error) {
         if self.reopen == Reopen::No && error.raw_os_error() == Some(libc::EINVAL) {
             self.reopen = Reopen::Wanted;
+        } else {
+            self.failed(error);
+        }
+    }
+
+    /// Sending natively has failed; `first` is whether nothing has been sent yet.
+    pub(crate) fn native_failed(&mut self, error: io::Error, first: bool) {
+        let passing = self.native_only && is_starved(&error);
+        if is_refusal(&error, first) && !passing {
+            self.refused = true;
         } else {
             self.failed(error);
         }

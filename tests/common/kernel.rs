@@ -23,17 +23,8 @@ pub fn memory_file() -> File {
 
 /// As many descriptors as may be, at least so many.
 pub fn raise_descriptor_limit(wanted: u64) {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: reads and writes the struct on this stack frame.
-    unsafe {
-        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
-        limit.rlim_cur = limit.rlim_max.min(limit.rlim_cur.max(2 * wanted));
-        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
-    }
-    assert!(limit.rlim_cur >= wanted);
+    set_soft_limit(libc::RLIMIT_NOFILE, 2 * wanted);
+    assert!(set_soft_limit(libc::RLIMIT_NOFILE, 2 * wanted) >= wanted);
 }
 
 /// Segments with data that a TCP socket has received.
@@ -72,31 +63,65 @@ pub fn make_fifo(path: &std::path::Path) {
     assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
 }
 
-/// Sets how many descriptors may be open; returns how many that was.
-pub fn set_descriptor_limit(wanted: u64) -> u64 {
+/// Makes these system calls of this thread, and of those that it starts, fail from now on.
+pub fn refuse(calls: &[i64], errno: i32) {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    let filter = SeccompFilter::new(
+        calls.iter().map(|call| (*call, Vec::new())).collect(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(errno as u32),
+        std::env::consts::ARCH.try_into().unwrap(),
+    );
+    let program: BpfProgram = filter.unwrap().try_into().unwrap();
+    seccompiler::apply_filter(&program).unwrap();
+}
+
+/// Makes this process one of a user without privileges whom nobody else is. For a process of its
+/// own.
+pub fn become_nobody() {
+    let user = 1_000_000 + std::process::id();
+    // SAFETY: plain calls; the group first, while it is allowed.
+    unsafe {
+        assert_eq!(libc::setgroups(0, std::ptr::null()), 0);
+        assert_eq!(libc::setresgid(user, user, user), 0);
+        assert_eq!(libc::setresuid(user, user, user), 0);
+    }
+}
+
+/// Whether this is root, who may do what the test needs; says so if not.
+pub fn is_root(what: &str) -> bool {
+    // SAFETY: takes nothing and can't fail.
+    let root = unsafe { libc::geteuid() } == 0;
+    if !root {
+        eprintln!("not run: {what} takes root");
+    }
+    root
+}
+
+/// Sets the soft limit of a resource of this process; returns what it was.
+pub fn set_soft_limit(resource: libc::__rlimit_resource_t, to: u64) -> u64 {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
     // SAFETY: reads and writes the struct on this stack frame.
     unsafe {
-        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
+        assert_eq!(libc::getrlimit(resource, &raw mut limit), 0);
         let before = limit.rlim_cur;
-        limit.rlim_cur = wanted;
-        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
+        limit.rlim_cur = to.min(limit.rlim_max);
+        assert_eq!(libc::setrlimit(resource, &raw const limit), 0);
         before
     }
 }
 
-/// Forbids this thread to accept connections: accept4(2) fails with `EPERM` from now on.
-pub fn forbid_accept() {
-    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
-    let filter = SeccompFilter::new(
-        [(libc::SYS_accept4, Vec::new())].into(),
-        SeccompAction::Allow,
-        SeccompAction::Errno(libc::EPERM as u32),
-        std::env::consts::ARCH.try_into().unwrap(),
-    );
-    let program: BpfProgram = filter.unwrap().try_into().unwrap();
-    seccompiler::apply_filter(&program).unwrap();
+/// A pipe's size in bytes, or a new one where `wanted` is given; `None` where that is refused.
+pub fn pipe_size(pipe: &impl std::os::fd::AsRawFd, wanted: Option<i32>) -> Option<i32> {
+    // SAFETY: takes and touches no memory.
+    let size = unsafe {
+        match wanted {
+            Some(size) => libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, size),
+            None => libc::fcntl(pipe.as_raw_fd(), libc::F_GETPIPE_SZ),
+        }
+    };
+    (size >= 0).then_some(size)
 }

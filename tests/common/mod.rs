@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports, unused_macros)]
 
 pub mod kernel;
+pub mod process;
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use spliceport::proactor::{BackendChoice, BackendKind, Fd, Proactor, net};
+use spliceport::proactor::{BackendChoice, BackendKind, Builder, Fd, Proactor, net};
 use spliceport::{
     End, Protocol, Route, RouteChoice, SendHandle, SendOptions, SendOutcome, Source, Transport,
     TransportOptions,
@@ -50,25 +51,32 @@ macro_rules! on_both_backends {
 }
 pub(crate) use on_both_backends;
 
-/// Runs a case on a proactor with a backend. Where io_uring is denied to the tests on purpose
-/// (`SPLICEPORT_TEST_DENIED=1`), the ring's cases are those of asking for the best there is.
+/// Runs a case on a proactor with a backend.
 pub fn with(backend: BackendChoice, case: fn(Proactor)) {
-    let denied = std::env::var_os("SPLICEPORT_TEST_DENIED").is_some_and(|value| value == "1");
-    let fallen_back = denied && backend == BackendChoice::Ring;
-    let choice = if fallen_back {
-        BackendChoice::Auto
-    } else {
-        backend
-    };
-    let proactor = Proactor::builder()
-        .backend(choice)
-        .build()
-        .expect("a proactor");
-    if fallen_back {
+    case(build(builder(backend)));
+}
+
+/// Whether io_uring is denied to the tests on purpose (`SPLICEPORT_TEST_DENIED=1`).
+pub fn is_denied() -> bool {
+    std::env::var_os("SPLICEPORT_TEST_DENIED").is_some_and(|value| value == "1")
+}
+
+/// Settings for a backend. Where io_uring is denied to the tests on purpose, the ring's cases are
+/// those of asking for the best there is.
+pub fn builder(backend: BackendChoice) -> Builder {
+    Proactor::builder().backend(match backend {
+        BackendChoice::Ring if is_denied() => BackendChoice::Auto,
+        other => other,
+    })
+}
+
+/// The proactor that these settings give.
+pub fn build(builder: Builder) -> Proactor {
+    let proactor = builder.build().expect("a proactor");
+    if is_denied() {
         assert_eq!(proactor.backend(), BackendKind::Emulated);
-        assert!(proactor.probe().ring_refused.is_some());
     }
-    case(proactor);
+    proactor
 }
 
 /// Every route, and the transport's own choice.

@@ -402,6 +402,7 @@ impl Ring {
                 self.push(entry, None);
             }
             _ if interrupted => self.start(cx, token),
+            _ if is_refused(flight, -errno) => self.finish(cx, token, Err(no_worker()), 0),
             _ => {
                 let error = io::Error::from_raw_os_error(errno);
                 self.finish(cx, token, Err(error), 0);
@@ -670,6 +671,21 @@ fn op_kind(output: &io::Result<Output>) -> Counted {
 
 fn cancelled_error() -> io::Error {
     io::Error::from_raw_os_error(libc::ECANCELED)
+}
+
+/// Whether the kernel gave an operation up that nobody had cancelled. It does so with those that
+/// need one of its workers while none can be started (RLIMIT_NPROC; seen on 6.18).
+fn is_refused(flight: &Flight, result: i32) -> bool {
+    result == -libc::ECANCELED && !flight.cancelled
+}
+
+/// What such an operation ends with.
+fn no_worker() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::WouldBlock,
+        "the kernel could not start a worker thread: raise RLIMIT_NPROC (ulimit -u, LimitNPROC=, \
+         or a container's limit of processes)",
+    )
 }
 
 /// What an operation waits for that the kernel told to come again. `None`: nothing that could be

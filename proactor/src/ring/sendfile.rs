@@ -9,7 +9,7 @@ use crate::pipe::Lessee;
 use crate::transfer::{Next, Transfer, is_restart};
 
 use super::flight::{Flight, Step, Task, cancel};
-use super::{Ring, cancelled_error};
+use super::{Ring, cancelled_error, is_refused, no_worker};
 
 impl Ring {
     /// One of a transfer's submissions has been answered.
@@ -25,12 +25,16 @@ impl Ring {
             return;
         };
         let filling = flight.is_outstanding(Step::Fill);
+        let refused = step == Step::Fill && is_refused(flight, result);
         let Task::Transfer(transfer) = &mut flight.task else {
             return;
         };
         match step {
             Step::Fill => {
-                transfer.filled(outcome(result));
+                transfer.filled(match refused {
+                    true => Err(no_worker()),
+                    false => outcome(result),
+                });
                 if let Some(drain) = flight.early_drain.take() {
                     drained(transfer, drain);
                 }

@@ -88,7 +88,8 @@ fn setup(entries: u32) -> Result<(IoUring, &'static str), OpenError> {
                 }
             }
         }
-        // Before 5.12 the ring counts towards RLIMIT_MEMLOCK: a smaller one may fit.
+        // Before 5.12, and on 6.18 again, the ring of a user without privileges counts towards
+        // RLIMIT_MEMLOCK: a smaller one may fit.
         if last.raw_os_error() == Some(libc::ENOMEM) && entries > 32 {
             entries /= 4;
             continue;

@@ -9,7 +9,7 @@ use bytes::Buf;
 use proactor::{Completion, Op, Output, SendBuf, SendFileEnd};
 
 use super::Doing;
-use crate::route::{Route, is_refusal};
+use crate::route::Route;
 use crate::send::End;
 use crate::transport::conn::{Conn, State};
 use crate::transport::events::Event;
@@ -190,11 +190,7 @@ impl Conn {
                 }
             }
             Ok(Output::Sent(SendFileEnd::SourceFailed(e))) => {
-                if is_refusal(&e, first) {
-                    file.refused = true;
-                } else {
-                    file.failed(e);
-                }
+                file.native_failed(e, first);
             }
             Ok(Output::Sent(SendFileEnd::SocketFailed(e))) => self.peer_gone(state, e),
             Ok(_) => file.no_pipe = false,

@@ -1,0 +1,212 @@
+//! What has run out: descriptors, pipes, threads, memory that may be locked. In processes of their
+//! own; where limits bind only users without privileges, as one of these.
+
+mod common;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+
+use common::process::in_processes_of_their_own;
+use common::*;
+use spliceport::proactor::{BackendChoice, Fd, Proactor};
+use spliceport::{End, Route, RouteChoice, SendOptions, Source};
+
+const LEN: u64 = 3_000_000;
+
+/// A file of which nothing is in the page cache.
+fn cold_file() -> Fd {
+    let file = file(LEN);
+    file.sync_all().unwrap();
+    kernel::forget_cached(&file);
+    Fd::from(file)
+}
+
+/// Each route carries a file, whichever way it takes in the end.
+#[track_caller]
+fn all_is_well(proactor: &Proactor, file: &Fd) {
+    for route in ROUTES {
+        let (outcome, body) = sandwich(proactor, tcp(), file.clone(), route);
+        outcome.succeed(proactor, LEN);
+        assert_same(&body, &contents(0, LEN as usize));
+    }
+}
+
+/// A pipe that holds bytes, as a source.
+fn full_pipe(len: usize) -> Source {
+    let (reading, mut writing) = io::pipe().unwrap();
+    std::thread::spawn(move || writing.write_all(&contents(0, len)));
+    Source::file(OwnedFd::from(reading), ..)
+}
+
+in_processes_of_their_own! {
+    fn c34_no_descriptors(backend: BackendChoice) {
+        let proactor = build(builder(backend));
+        let file = Fd::from(file(LEN));
+        kernel::set_soft_limit(libc::RLIMIT_NOFILE, 256);
+        let connections: Vec<_> = ROUTES.iter().map(|route| (open(&proactor), *route)).collect();
+        run_a_while(&proactor);
+        let mut filling = Vec::new();
+        for ((transport, _record, peer), route) in connections {
+            while let Ok(one) = File::open("/dev/null") {
+                filling.push(one);
+            }
+            let reader = read_all(peer);
+            let outcome = send(&transport, file.clone(), by(route));
+            outcome.succeed(&proactor, LEN);
+            match route {
+                // A pipe can't be had, and copying takes none.
+                RouteChoice::Force(Route::Chain | Route::Inline) => {
+                    assert_eq!(outcome.routes(), [Route::Copy]);
+                }
+                RouteChoice::Force(route) => assert_eq!(outcome.routes(), [route]),
+                RouteChoice::Auto => {}
+            }
+            transport.close();
+            assert_same(&join(&proactor, reader), &contents(0, LEN as usize));
+        }
+        drop(filling);
+        for route in ROUTES {
+            let (outcome, _) = sandwich(&proactor, tcp(), file.clone(), route);
+            outcome.succeed(&proactor, LEN);
+            if let RouteChoice::Force(route) = route {
+                assert_eq!(outcome.routes(), [route], "it has recovered");
+            }
+        }
+    }
+
+    fn c34_no_pipes_in_the_system(backend: BackendChoice) {
+        let file = Fd::from(file(LEN));
+        for errno in [libc::ENFILE, libc::ENOMEM] {
+            // The refusal is this thread's, for good.
+            let file = file.clone();
+            let thread = std::thread::spawn(move || {
+                let proactor = build(builder(backend));
+                kernel::refuse(&[libc::SYS_pipe2], errno);
+                all_is_well(&proactor, &file);
+                // One that must not be copied does without a pipe, where it can.
+                let (transport, _record, peer) = open(&proactor);
+                let reader = read_all(peer);
+                let native = SendOptions::new().native_only(true);
+                let outcome = send(&transport, file, native);
+                outcome.succeed(&proactor, LEN);
+                assert_eq!(outcome.routes(), [Route::Sendfile]);
+                transport.close();
+                assert_same(&join(&proactor, reader), &contents(0, LEN as usize));
+            });
+            thread.join().unwrap();
+        }
+    }
+
+    fn c34_no_threads(backend: BackendChoice) {
+        if !kernel::is_root("a user who may start no thread") {
+            return;
+        }
+        let proactor = build(builder(backend));
+        let cold: Vec<_> = ROUTES.iter().map(|_| cold_file()).collect();
+        let later: Vec<_> = ROUTES.iter().map(|_| cold_file()).collect();
+        kernel::become_nobody();
+        let before = kernel::set_soft_limit(libc::RLIMIT_NPROC, 0);
+        for (route, file) in ROUTES.into_iter().zip(cold) {
+            let (transport, _record, mut peer) = open(&proactor);
+            peer.set_nonblocking(true).unwrap();
+            let outcome = send(&transport, file, by(route));
+            let mut got = Vec::new();
+            let mut take = || {
+                let _ = io::Read::read_to_end(&mut peer, &mut got);
+            };
+            // No reader on a thread here.
+            run_until(&proactor, "a send's end", || {
+                take();
+                outcome.is_there()
+            });
+            // Nothing hangs: it goes another way, or says what is missing.
+            match outcome.end() {
+                End::EndOfFile => assert_eq!(outcome.sent(), LEN),
+                end => {
+                    assert_eq!((outcome.sent(), end), (0, End::Failed));
+                    assert!(outcome.text().contains("thread"), "{}", outcome.text());
+                    assert_eq!(outcome.kind(), Some(io::ErrorKind::WouldBlock));
+                }
+            }
+            take();
+            assert_same(&got, &contents(0, outcome.sent() as usize));
+        }
+        kernel::set_soft_limit(libc::RLIMIT_NPROC, before);
+        for file in later {
+            all_is_well(&proactor, &file);
+        }
+    }
+
+    fn c37_little_memory_may_be_locked(backend: BackendChoice) {
+        if !kernel::is_root("a user who may lock no memory") {
+            return;
+        }
+        let file = Fd::from(file(LEN));
+        kernel::become_nobody();
+        for limit in [1 << 20, 128 << 10, 64 << 10, 16 << 10, 0] {
+            kernel::set_soft_limit(libc::RLIMIT_MEMLOCK, limit);
+            // Rings count towards it on some kernels, and may not fit.
+            let auto = builder(match backend {
+                BackendChoice::Ring => BackendChoice::Auto,
+                other => other,
+            });
+            let proactor = auto.build().unwrap();
+            if let Some(refused) = &proactor.probe().ring_refused
+                && !is_denied()
+            {
+                assert!(refused.advice.contains("RLIMIT_MEMLOCK"), "{refused:?}");
+                assert!(limit < 64 << 10, "{limit} bytes are enough for a small ring");
+                let error = builder(BackendChoice::Ring).build().err().unwrap();
+                assert!(error.to_string().contains("RLIMIT_MEMLOCK"), "{error}");
+            }
+            all_is_well(&proactor, &file);
+        }
+    }
+
+    fn c42_the_users_pipes_are_used_up(backend: BackendChoice) {
+        if !kernel::is_root("a user whose pipes are used up") {
+            return;
+        }
+        let file = Fd::from(file(LEN));
+        kernel::raise_descriptor_limit(4096);
+        kernel::become_nobody();
+        // Large ones until no more are had, then small ones until new ones have two pages at most.
+        let mut taken = Vec::new();
+        let smallest = loop {
+            let (reading, writing) = io::pipe().unwrap();
+            kernel::pipe_size(&writing, Some(1 << 20));
+            let size = kernel::pipe_size(&writing, None).unwrap();
+            taken.push((reading, writing));
+            if size <= 2 * 4096 {
+                break size;
+            }
+            assert!(taken.len() < 2000, "pipes are without end: {size}");
+        };
+        assert!(smallest > 0);
+        let proactor = build(builder(backend));
+        all_is_well(&proactor, &file);
+        for route in ROUTES {
+            let (outcome, body) = sandwich(&proactor, tcp(), full_pipe(300_000), route);
+            outcome.succeed(&proactor, 300_000);
+            assert_same(&body, &contents(0, 300_000));
+        }
+        // Many at once, the peers slow.
+        let mut sends = Vec::new();
+        for n in 0..20 {
+            let (ours, peer) = tight_tcp();
+            let (transport, _record) = over(&proactor, ours);
+            let outcome = send(&transport, file.clone(), by(ROUTES[n % ROUTES.len()]));
+            transport.close();
+            sends.push((outcome, peer));
+        }
+        run_a_while(&proactor);
+        let sends: Vec<_> = sends.into_iter().map(|(o, peer)| (o, read_all(peer))).collect();
+        for (outcome, reader) in sends {
+            outcome.succeed(&proactor, LEN);
+            assert_same(&join(&proactor, reader), &contents(0, LEN as usize));
+        }
+        drop(taken);
+        all_is_well(&proactor, &file);
+    }
+}
