@@ -10,7 +10,9 @@
 #[cfg(feature = "cli")]
 pub mod cli;
 mod connector;
+mod future;
 mod listener;
+mod oneshot;
 mod pacing;
 mod protocol;
 mod route;
@@ -24,6 +26,7 @@ pub use bytes;
 pub use proactor;
 
 pub use connector::{ConnectHandle, connect};
+pub use future::{Drain, SendFuture};
 pub use listener::Listener;
 pub use protocol::Protocol;
 pub use route::{Route, RouteChoice, Routes};

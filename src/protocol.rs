@@ -48,3 +48,9 @@ pub trait Protocol {
         let _ = error;
     }
 }
+
+/// The protocol of one who only writes: what arrives is thrown away, and the peer's end of stream
+/// closes the transport.
+impl Protocol for () {
+    fn data_received(&mut self, _: &Transport, _: &[u8]) {}
+}

@@ -27,6 +27,7 @@
 #![cfg(target_os = "linux")]
 
 mod backend;
+mod block_on;
 mod buf;
 mod builder;
 mod emulated;

@@ -432,6 +432,7 @@ impl Core {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         state.cx.counters.submitted += 1;
+        self.announce();
         let owner = match &op {
             Op::Timeout { .. } => Owner::Timers,
             Op::Work(_) => Owner::Workers,
@@ -459,6 +460,7 @@ impl Core {
             return;
         };
         state.cx.counters.cancels += 1;
+        self.announce();
         let removed = match owner {
             Owner::Backend => {
                 state.backend.cancel(&mut state.cx, token);
@@ -470,6 +472,13 @@ impl Core {
         };
         if let Some(op) = removed {
             state.cx.complete(token, Completion::cancelled(op));
+        }
+    }
+
+    /// Something is to be done that was not asked for from the loop: one that embeds this is told.
+    fn announce(&self) {
+        if !self.running.get() && self.port.is_embedded() {
+            self.port.notify();
         }
     }
 
@@ -530,9 +539,10 @@ impl Handle {
 }
 
 /// Readable when [`run_once`](Proactor::run_once) would find something, so that another loop can
-/// wait for it, and call `run_once(Some(Duration::ZERO))` when it is. Asking for the descriptor
-/// hands over to the kernel what has been submitted from outside callbacks: ask again before a wait
-/// that follows a submission.
+/// wait for it, and call `run_once(Some(Duration::ZERO))` when it is. Asking for it the first time
+/// is what says that there is such a loop; from then on submissions and cancels from outside
+/// callbacks make it readable as well. It may stay registered edge-triggered: who clears the edge
+/// first, and then calls `run_once`, misses nothing.
 impl AsFd for Proactor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.core.port.set_embedded();

@@ -10,6 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 
 use proactor::{Callback, Completion, Fd, FileKind, Handle, Handler, Op, Proactor, Token, net};
 
@@ -113,8 +114,26 @@ pub(crate) struct State {
     /// pressure lasts, and the pressure then. `None` once it was not too much.
     pub(super) pressed: Option<(u32, u64)>,
     pub(super) next_id: u64,
+    /// Who waits for the queue to drain.
+    pub(super) drains: Vec<Waker>,
     /// Writes since the connection was lost.
     pub(super) lost_writes: u32,
+}
+
+impl State {
+    /// Whether the wait for room in the queue is over, and how: a wait that has begun goes on to
+    /// the low limit.
+    fn drained(&self, waiting: bool) -> Option<io::Result<()>> {
+        if !matches!(self.phase, Phase::Open | Phase::Closing) {
+            return Some(Err(io::Error::new(
+                io::ErrorKind::BrokenPipe,
+                "the connection ended before what was written had left",
+            )));
+        }
+        let (low, high) = self.flow.limits();
+        let most = if waiting { low } else { high };
+        (self.queue.pressure() <= most as u64).then_some(Ok(()))
+    }
 }
 
 pub(crate) struct Conn {
@@ -199,6 +218,7 @@ impl Conn {
                 tick: false,
                 pressed: None,
                 next_id: 0,
+                drains: Vec::new(),
                 lost_writes: 0,
             }),
         });
@@ -261,6 +281,22 @@ impl Conn {
             state.events.push_back(Event::Signal(signal));
         }
         self.finish_ending(state);
+        if !state.drains.is_empty() && state.drained(true).is_some() {
+            let wakers = std::mem::take(&mut state.drains);
+            state.events.push_back(Event::Wake(wakers));
+        }
+    }
+
+    /// Whether more may be written; else the task is woken when it may.
+    pub(crate) fn poll_drained(&self, cx: &Context<'_>, waiting: bool) -> Poll<io::Result<()>> {
+        let mut state = self.state.borrow_mut();
+        if let Some(drained) = state.drained(waiting) {
+            return Poll::Ready(drained);
+        }
+        if !state.drains.iter().any(|waker| waker.will_wake(cx.waker())) {
+            state.drains.push(cx.waker().clone());
+        }
+        Poll::Pending
     }
 
     /// Whether too much is queued shows only once the kernel had its chance to take it: a turn of

@@ -5,6 +5,7 @@ use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::task::Waker;
 
 use super::Transport;
 use super::conn::{Conn, Phase};
@@ -21,6 +22,8 @@ pub(crate) enum Event {
     /// The send with this id has got on.
     Progress(u64),
     Sent(Box<FileSend>),
+    /// Tasks that waited for the queue to drain.
+    Wake(Vec<Waker>),
     /// Nobody is told of it, but a user's code may be in its end.
     Discard(Box<dyn Any>),
     Lost(Option<io::Error>),
@@ -48,6 +51,9 @@ impl Conn {
             }
             Event::Progress(id) => self.deliver_progress(transport, id),
             Event::Sent(file) => self.deliver_sent(transport, file),
+            Event::Wake(wakers) => {
+                self.guard(|| wakers.into_iter().for_each(Waker::wake));
+            }
             Event::Discard(what) => {
                 self.guard(move || drop(what));
             }

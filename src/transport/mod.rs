@@ -14,6 +14,7 @@ mod shared;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use proactor::{Address, Fd, Handle, Proactor, net};
@@ -249,6 +250,10 @@ impl Transport {
         options: &TransportOptions,
     ) -> io::Result<Transport> {
         Conn::open(proactor, fd, protocol, options).map(Transport::of)
+    }
+
+    pub(crate) fn poll_drained(&self, cx: &Context<'_>, waiting: bool) -> Poll<io::Result<()>> {
+        self.conn.poll_drained(cx, waiting)
     }
 
     pub(crate) fn of(conn: Rc<Conn>) -> Transport {
