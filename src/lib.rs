@@ -24,6 +24,8 @@ mod transport;
 
 pub use bytes;
 pub use proactor;
+#[doc(no_inline)]
+pub use proactor::Fd;
 
 pub use connector::{ConnectHandle, connect};
 pub use future::{Drain, SendFuture};

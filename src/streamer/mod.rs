@@ -1,21 +1,13 @@
 //! Sending files over HTTP and one by one: what the program does, for other programs.
 
-mod cache;
-mod choice;
-mod connection;
-mod date;
+mod clock;
 mod frame;
-mod head;
-mod moment;
+mod http;
 mod open;
-mod path;
-mod pending;
-mod range;
 mod receiver;
-mod request;
 mod sender;
 mod server;
-mod status;
+mod worker;
 
 pub use receiver::{Received, ReceiverOptions, Receiving, receive};
 pub use sender::{SenderOptions, Sending, Sent, send};

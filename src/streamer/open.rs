@@ -7,9 +7,9 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::proactor::{Callback, Fd, Handle, Op, Open, Output};
+use crate::proactor::{Callback, Fd, Filesystem, Handle, Op, Open, Output};
 
-use super::status::Status;
+use super::worker;
 
 /// A FIFO doesn't make the opening wait, a terminal doesn't become ours.
 const FLAGS: OFlags = OFlags::RDONLY
@@ -69,21 +69,8 @@ fn walk_on_worker(
     path: CString,
     done: impl FnOnce(io::Result<Fd>) + 'static,
 ) {
-    let work = move || {
-        let fd = walk(&dir, path.as_bytes())?;
-        Ok(Box::new(fd) as Box<dyn std::any::Any + Send>)
-    };
-    let callback = Callback::once(|_, completion| {
-        done(match completion.result {
-            Ok(Output::Worked(fd)) => match fd.downcast::<OwnedFd>() {
-                Ok(fd) => Ok(Fd::new(*fd)),
-                Err(_) => Err(io::Error::other("the walk gave no descriptor")),
-            },
-            Ok(other) => Err(unexpected(&other)),
-            Err(e) => Err(e),
-        });
-    });
-    drop(proactor.submit(Op::Work(Box::new(work)), callback));
+    let work = move || walk(&dir, path.as_bytes());
+    worker::run(proactor, work, |fd| done(fd.map(Fd::new)));
 }
 
 fn unexpected(output: &Output) -> io::Error {
@@ -125,23 +112,13 @@ pub(crate) fn opened(fd: &Fd) -> io::Result<()> {
     Ok(fs::fcntl_setfl(fd, OFlags::empty())?)
 }
 
-/// What to answer where a file can't be opened. What leads out of the directory is, to the
-/// client, not there.
-pub(crate) fn status(error: &io::Error) -> Status {
-    match errno(error) {
-        Some(
-            Errno::NOENT
-            | Errno::NOTDIR
-            | Errno::LOOP
-            | Errno::XDEV
-            | Errno::NAMETOOLONG
-            | Errno::NXIO
-            | Errno::NODEV,
-        ) => Status::NOT_FOUND,
-        Some(Errno::ACCESS | Errno::PERM) => Status::FORBIDDEN,
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN) => Status::UNAVAILABLE,
-        _ => Status::SERVER_ERROR,
-    }
+/// Whether fstat(2) on the loop answers at once: the server of a network file system may be away.
+pub(crate) fn answers_at_once(fd: &Fd) -> bool {
+    may_keep(fd.filesystem())
+}
+
+fn may_keep(filesystem: Filesystem) -> bool {
+    filesystem != Filesystem::Network
 }
 
 fn errno(error: &io::Error) -> Option<Errno> {
@@ -154,6 +131,14 @@ mod tests {
     use std::fs::File;
     use std::io::Read;
     use std::os::unix::fs::symlink;
+
+    #[test]
+    fn keeps_nothing_of_the_network() {
+        assert!(!may_keep(Filesystem::Network));
+        for kept in [Filesystem::Memory, Filesystem::Generated, Filesystem::Other] {
+            assert!(may_keep(kept));
+        }
+    }
 
     #[test]
     fn walks_below_and_follows_no_link() {
@@ -186,7 +171,6 @@ mod tests {
         ] {
             let refused = walk(&dir, path.as_bytes()).unwrap_err();
             assert_eq!(errno(&refused), Some(error), "{path}");
-            assert_eq!(status(&refused), Status::NOT_FOUND, "{path}");
         }
     }
 }

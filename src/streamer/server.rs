@@ -1,6 +1,7 @@
 //! The HTTP file server of one thread.
 
 use std::cell::{Cell, RefCell};
+use std::ffi::CString;
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -9,12 +10,11 @@ use slab::Slab;
 
 use crate::proactor::net::{self, ListenOptions};
 use crate::proactor::{Address, Callback, Fd, Handle, Op, Proactor};
-use crate::{Listener, Protocol, RouteChoice, TransportOptions};
+use crate::{Listener, Protocol, RouteChoice, Transport, TransportOptions};
 
-use super::cache::Cache;
-use super::connection::{Connection, Http};
-use super::date::DateCache;
-use super::moment::{Clock, Moment};
+use super::clock::Clock;
+use super::http::{Cache, Connection, DateCache, Http, Moment};
+use super::open::open_beneath;
 
 /// How a [`Server`] serves.
 #[derive(Clone, Debug)]
@@ -139,8 +139,8 @@ impl Server {
 /// What the connections of a server share.
 pub(super) struct Shared {
     pub(super) options: ServerOptions,
-    pub(super) root: Fd,
-    pub(super) proactor: Handle,
+    root: Fd,
+    proactor: Handle,
     pub(super) cache: RefCell<Cache>,
     pub(super) dates: DateCache,
     clock: Clock,
@@ -163,6 +163,16 @@ impl Shared {
 
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.get()
+    }
+
+    /// Opens what is at a path below the directory, as [`open_beneath`] does.
+    pub(super) fn open(&self, path: CString, done: impl FnOnce(io::Result<Fd>) + 'static) {
+        open_beneath(&self.proactor, &self.root, path, done);
+    }
+
+    /// How many bytes a peer has taken, where that can be told.
+    pub(super) fn taken(transport: &Transport) -> Option<u64> {
+        net::send_progress(&transport.fd()?).ok()
     }
 
     /// Gives the present `Date` to `use_it`.

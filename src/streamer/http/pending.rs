@@ -4,32 +4,30 @@ use std::ffi::CString;
 use std::io;
 use std::rc::Rc;
 
-use crate::Transport;
-use crate::proactor::Fd;
+use crate::streamer::server::Shared;
+use crate::{Fd, Transport};
 
 use super::cache::{Entry, Found};
 use super::connection::{Answer, Connection};
-use super::open::{self, open_beneath};
 use super::path::directory_target;
 use super::request::Wanted;
-use super::server::Shared;
 use super::status::Status;
 
 /// A request that waits for its file.
-pub(super) struct Pending {
-    pub(super) connection: Rc<Connection>,
-    pub(super) transport: Transport,
-    pub(super) wanted: Wanted,
+pub(crate) struct Pending {
+    pub(crate) connection: Rc<Connection>,
+    pub(crate) transport: Transport,
+    pub(crate) wanted: Wanted,
     /// As [`normalize`](super::path::normalize) gives it.
-    pub(super) path: Vec<u8>,
-    pub(super) query: Option<Vec<u8>>,
+    pub(crate) path: Vec<u8>,
+    pub(crate) query: Option<Vec<u8>>,
     /// Something of the request's is unread.
-    pub(super) linger: bool,
+    pub(crate) linger: bool,
 }
 
 impl Pending {
     /// Opens the path, or the index of the directory that it names.
-    pub(super) fn open(self, server: &Rc<Shared>) {
+    pub(crate) fn open(self, server: &Rc<Shared>) {
         let mut name = self.path.clone();
         if self.names_directory() {
             name.extend_from_slice(b"index.html");
@@ -37,11 +35,8 @@ impl Pending {
         let Ok(path) = CString::new(name.clone()) else {
             return self.refuse(Status::BAD_REQUEST);
         };
-        let (proactor, root) = (&server.proactor, &server.root);
-        let server = Rc::clone(server);
-        open_beneath(proactor, root, path, move |opened| {
-            self.opened(&server, &name, opened);
-        });
+        let shared = Rc::clone(server);
+        server.open(path, move |opened| self.opened(&shared, &name, opened));
     }
 
     fn names_directory(&self) -> bool {
@@ -67,7 +62,7 @@ impl Pending {
             }
             Ok(Found::Directory | Found::Other) => self.refuse(Status::NOT_FOUND),
             Err(error) => {
-                let status = open::status(&error);
+                let status = Status::of(&error);
                 if status.code >= 500 {
                     let name = String::from_utf8_lossy(name);
                     log::error!("{name:?} can't be opened: {error}");

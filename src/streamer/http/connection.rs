@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 
-use crate::proactor::{Fd, net};
-use crate::{Protocol, RouteChoice, SendOptions, SendOutcome, Source, Transport};
+use crate::{Fd, Protocol, RouteChoice, SendOptions, SendOutcome, Source, Transport};
 
 use super::cache::Entry;
 use super::choice::{Choice, choose};
@@ -22,8 +21,8 @@ use super::path::{normalize, split_target};
 use super::pending::Pending;
 use super::request::{MAX_BODY, MAX_HEAD, MAX_TARGET, Method, Parsed, Persistence, Request};
 use super::request::{Wanted, parse};
-use super::server::Shared;
 use super::status::Status;
+use crate::streamer::server::Shared;
 
 /// How many file responses may be under way before the next request is looked at.
 const MAX_QUEUED: usize = 16;
@@ -76,17 +75,17 @@ struct State {
 }
 
 /// A connection, as its server and its callbacks know it.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     server: Rc<Shared>,
     key: Cell<Option<usize>>,
     state: RefCell<State>,
 }
 
 /// A connection, as its transport knows it.
-pub(super) struct Http(pub(super) Rc<Connection>);
+pub(crate) struct Http(pub(crate) Rc<Connection>);
 
 /// What an opening brought.
-pub(super) enum Answer<'a> {
+pub(crate) enum Answer<'a> {
     /// A file.
     File(&'a Entry),
     /// None: the status to say so, and fields of its own.
@@ -124,7 +123,7 @@ impl Protocol for Http {
 }
 
 impl Connection {
-    pub(super) fn new(server: Rc<Shared>) -> Rc<Connection> {
+    pub(crate) fn new(server: Rc<Shared>) -> Rc<Connection> {
         let since = server.tick();
         Rc::new(Connection {
             server,
@@ -487,12 +486,12 @@ impl Connection {
     }
 
     /// Whether the file that is being opened is still wanted.
-    pub(super) fn awaits_file(&self) -> bool {
+    pub(crate) fn awaits_file(&self) -> bool {
         self.state.borrow().phase == Phase::Opening
     }
 
     /// Answers with what the opening brought, and goes on with what was received meanwhile.
-    pub(super) fn resume(
+    pub(crate) fn resume(
         self: &Rc<Self>,
         transport: &Transport,
         mut wanted: Wanted,
@@ -563,7 +562,7 @@ impl Connection {
     }
 
     /// Ends it as soon as the responses under way are sent.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         let Some(transport) = self.transport() else {
             return;
         };
@@ -576,7 +575,7 @@ impl Connection {
     }
 
     /// Ends it at once.
-    pub(super) fn abort(&self) {
+    pub(crate) fn abort(&self) {
         if let Some(transport) = self.transport() {
             self.state.borrow_mut().phase = Phase::Closing;
             transport.abort();
@@ -584,15 +583,15 @@ impl Connection {
     }
 
     /// Sees whether the client takes what is being sent, be it too little for a send to get on.
-    pub(super) fn look(&self) {
+    pub(crate) fn look(&self) {
         let mut state = self.state.borrow_mut();
         let ending = matches!(state.phase, Phase::Lingering | Phase::Closing);
         let sending = state.queued > 0 || state.write_paused || ending;
         if !sending || state.since == self.server.tick() {
             return;
         }
-        let socket = state.transport.as_ref().and_then(Transport::fd);
-        if let Some(Ok(taken)) = socket.map(|socket| net::send_progress(&socket))
+        let taken = state.transport.as_ref().and_then(Shared::taken);
+        if let Some(taken) = taken
             && taken != std::mem::replace(&mut state.taken, taken)
         {
             state.since = self.server.tick();
@@ -600,7 +599,7 @@ impl Connection {
     }
 
     /// Whether the client has kept us waiting for too long.
-    pub(super) fn is_overdue(&self) -> bool {
+    pub(crate) fn is_overdue(&self) -> bool {
         let state = self.state.borrow();
         let waited = self.server.tick().wrapping_sub(state.since);
         let options = &self.server.options;
@@ -616,7 +615,7 @@ impl Connection {
     }
 
     /// Ends a connection that is overdue.
-    pub(super) fn time_out(&self) {
+    pub(crate) fn time_out(&self) {
         let Some(transport) = self.transport() else {
             return;
         };

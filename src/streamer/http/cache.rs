@@ -18,7 +18,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use rustix::fs::{self, FileType, Stat};
 
-use crate::proactor::{Fd, Filesystem};
+use crate::Fd;
+use crate::streamer::open;
 
 use super::date::{self, DateCache};
 use super::head::{Head, content_type};
@@ -87,7 +88,7 @@ impl Entry {
             FileType::Directory => return Ok(Found::Directory),
             _ => return Ok(Found::Other),
         }
-        super::open::opened(&fd)?;
+        open::opened(&fd)?;
         let stamp = stamp(&stat);
         let modified = u64::try_from(stamp.modified.0)
             .unwrap_or(0)
@@ -241,7 +242,7 @@ impl Cache {
 
     /// Keeps a file, unless to ask about it may take long. The one that wasn't used for longest makes room.
     pub(crate) fn insert(&mut self, path: &[u8], entry: Rc<Entry>) {
-        if self.capacity == 0 || !may_keep(entry.fd.filesystem()) {
+        if self.capacity == 0 || !open::answers_at_once(&entry.fd) {
             return;
         }
         if self.entries.len() >= self.capacity && !self.entries.contains_key(path) {
@@ -260,11 +261,6 @@ impl Cache {
     pub(crate) fn expire(&mut self, moment: Moment) {
         self.entries.retain(|_, slot| slot.entry.is_young(moment));
     }
-}
-
-/// Whether fstat(2) on the loop answers at once: the server of a network file system may be away.
-fn may_keep(filesystem: Filesystem) -> bool {
-    filesystem != Filesystem::Network
 }
 
 #[cfg(test)]
@@ -334,14 +330,6 @@ mod tests {
         assert_eq!(cache.entries.len(), 1);
         cache.expire(moment(later));
         assert_eq!(cache.entries.len(), 0);
-    }
-
-    #[test]
-    fn keeps_nothing_of_the_network() {
-        assert!(!may_keep(Filesystem::Network));
-        for kept in [Filesystem::Memory, Filesystem::Generated, Filesystem::Other] {
-            assert!(may_keep(kept));
-        }
     }
 
     #[test]

@@ -1,5 +1,9 @@
 //! The statuses that the server answers with.
 
+use std::io;
+
+use rustix::io::Errno;
+
 /// A status code and its reason phrase.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Status {
@@ -34,4 +38,25 @@ statuses! {
     NOT_IMPLEMENTED = 501 "Not Implemented";
     UNAVAILABLE = 503 "Service Unavailable";
     VERSION_NOT_SUPPORTED = 505 "HTTP Version Not Supported";
+}
+
+impl Status {
+    /// What to answer where a file can't be opened. What leads out of the directory is, to the
+    /// client, not there.
+    pub(crate) fn of(error: &io::Error) -> Status {
+        match Errno::from_io_error(error) {
+            Some(
+                Errno::NOENT
+                | Errno::NOTDIR
+                | Errno::LOOP
+                | Errno::XDEV
+                | Errno::NAMETOOLONG
+                | Errno::NXIO
+                | Errno::NODEV,
+            ) => Status::NOT_FOUND,
+            Some(Errno::ACCESS | Errno::PERM) => Status::FORBIDDEN,
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN) => Status::UNAVAILABLE,
+            _ => Status::SERVER_ERROR,
+        }
+    }
 }

@@ -1,0 +1,42 @@
+//! HTTP/1.1 (RFC 9110, 9111, 9112) as a protocol on the transport: bytes in, writes and files out.
+//!
+//! Nothing here submits operations or knows of the backends: what has to be opened, or done where
+//! it may wait, is asked of the server's [`Shared`](super::server::Shared).
+
+mod cache;
+mod choice;
+mod connection;
+mod date;
+mod head;
+mod moment;
+mod path;
+mod pending;
+mod range;
+mod request;
+mod status;
+
+pub(super) use cache::Cache;
+pub(super) use connection::{Connection, Http};
+pub(super) use date::DateCache;
+pub(super) use moment::Moment;
+
+#[cfg(test)]
+mod tests {
+    /// The module's border: of all the proactor offers, HTTP knows the descriptor, by the name that
+    /// the transport's own interface gives it.
+    #[test]
+    fn stands_on_the_transport_alone() {
+        let here = concat!(env!("CARGO_MANIFEST_DIR"), "/src/streamer/http");
+        for file in std::fs::read_dir(here).unwrap() {
+            let path = file.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let code = text
+                .lines()
+                .map(|line| line.split("//").next().unwrap_or(""));
+            for (number, line) in code.enumerate() {
+                let name = concat!("proac", "tor");
+                assert!(!line.contains(name), "{}:{}", path.display(), number + 1);
+            }
+        }
+    }
+}
