@@ -60,8 +60,8 @@ pub(crate) trait Backend {
     /// that comes. True if there is work that no event of the kernel's will announce.
     fn flush(&mut self, cx: &mut Context) -> io::Result<bool>;
 
-    /// Takes a transfer back whose pipe a worker has filled.
-    fn filled(&mut self, cx: &mut Context, token: Token, transfer: Box<Transfer>);
+    /// Takes a transfer back whose call a worker has made.
+    fn stepped(&mut self, cx: &mut Context, token: Token, transfer: Box<Transfer>);
 
     /// Takes an operation back that a worker has run.
     fn done(&mut self, cx: &mut Context, done: Done) {

@@ -56,6 +56,7 @@ pub(crate) fn blocking(token: Token, op: Op) -> Done {
                 .unwrap_or_else(|_| Err(io::Error::other("the closure panicked on its worker")))
                 .map(Output::Worked)
         }
+        Op::Sync { file, data_only } => sys::sync(file.as_fd(), *data_only).map(|()| Output::Done),
         Op::Shutdown { socket, how } => net::shutdown(socket, *how).map(|()| Output::Done),
         other => Err(io::Error::new(
             io::ErrorKind::Unsupported,

@@ -34,6 +34,8 @@ mod emulated;
 mod epoll;
 mod exec;
 mod fd;
+mod forward;
+mod job;
 pub mod net;
 mod op;
 mod pipe;
@@ -51,6 +53,7 @@ mod transfer;
 pub use buf::{RecvBuf, SendBuf};
 pub use builder::{BackendChoice, Builder};
 pub use fd::{Fd, FileKind, Filesystem, Residency};
+pub use forward::{Forward, ForwardEnd};
 pub use net::Address;
 pub use op::{Completion, Interest, Method, Op, Open, Output, SendFile, SendFileEnd, Token, Work};
 pub use proactor::{

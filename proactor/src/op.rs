@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::buf::{RecvBuf, SendBuf};
 use crate::fd::Fd;
+use crate::forward::{Forward, ForwardEnd};
 use crate::net::Address;
 
 /// Which readiness a [`Op::Poll`] waits for, and what it found (poll(2)'s `POLLIN` and its kin).
@@ -140,6 +141,16 @@ pub enum Op {
     },
     /// Sends a range of a file to a socket: see [`SendFile`].
     SendFile(SendFile),
+    /// Moves what a stream brings to a file or another stream: see [`Forward`].
+    Forward(Box<Forward>),
+    /// Has a file's content reach the disk (fsync(2)). It can't be interrupted: a cancel completes
+    /// once it is through.
+    Sync {
+        /// The file, or a directory.
+        file: Fd,
+        /// The content alone, and of the metadata only what reading it needs (fdatasync(2)).
+        data_only: bool,
+    },
     /// Waits for readiness once: [`Output::Ready`].
     Poll {
         /// What to wait on.
@@ -190,6 +201,8 @@ impl Op {
             Op::Write { .. } => "write",
             Op::Splice { .. } => "splice",
             Op::SendFile(_) => "sendfile",
+            Op::Forward(_) => "forward",
+            Op::Sync { .. } => "sync",
             Op::Poll { .. } => "poll",
             Op::Timeout { .. } => "timeout",
             Op::Open(_) => "open",
@@ -294,6 +307,8 @@ pub enum Output {
     Ready(Interest),
     /// How a [`SendFile`] ended.
     Sent(SendFileEnd),
+    /// How a [`Forward`] ended.
+    Forwarded(ForwardEnd),
     /// What the closure of [`Op::Work`] returned.
     Worked(Box<dyn Any + Send>),
 }
@@ -307,6 +322,7 @@ impl fmt::Debug for Output {
             Output::Opened(fd) => f.debug_tuple("Opened").field(fd).finish(),
             Output::Ready(interest) => f.debug_tuple("Ready").field(interest).finish(),
             Output::Sent(end) => f.debug_tuple("Sent").field(end).finish(),
+            Output::Forwarded(end) => f.debug_tuple("Forwarded").field(end).finish(),
             Output::Worked(_) => f.write_str("Worked"),
         }
     }

@@ -15,8 +15,8 @@ use crate::transfer::Transfer;
 enum Job {
     /// Runs an operation that may block.
     Run(Token, Op),
-    /// Fills a transfer's pipe.
-    Fill(Token, Box<Transfer>),
+    /// Makes the call that a transfer is due to make away from the loop.
+    Step(Token, Box<Transfer>),
 }
 
 struct Shared {
@@ -68,9 +68,9 @@ impl Workers {
         self.push(Job::Run(token, op));
     }
 
-    /// Fills a transfer's pipe on a worker.
-    pub(crate) fn fill(&self, token: Token, transfer: Box<Transfer>) {
-        self.push(Job::Fill(token, transfer));
+    /// Has a transfer make its call ([`Transfer::step_away`]) on a worker.
+    pub(crate) fn step(&self, token: Token, transfer: Box<Transfer>) {
+        self.push(Job::Step(token, transfer));
     }
 
     fn push(&self, job: Job) {
@@ -110,9 +110,9 @@ impl Workers {
                     transferred: 0,
                     result: Err(error),
                 }),
-                Job::Fill(token, mut transfer) => {
-                    transfer.filled(Err(error));
-                    Packet::Filled(token, transfer)
+                Job::Step(token, mut transfer) => {
+                    transfer.step_failed(error);
+                    Packet::Stepped(token, transfer)
                 }
             });
         }
@@ -122,14 +122,14 @@ impl Workers {
     pub(crate) fn remove(&self, token: Token) -> Option<Op> {
         match self.take(|job| matches!(job, Job::Run(t, _) if *t == token))? {
             Job::Run(_, op) => Some(op),
-            Job::Fill(..) => None,
+            Job::Step(..) => None,
         }
     }
 
     /// Takes a transfer out whose turn has not come.
-    pub(crate) fn remove_fill(&self, token: Token) -> Option<Box<Transfer>> {
-        match self.take(|job| matches!(job, Job::Fill(t, _) if *t == token))? {
-            Job::Fill(_, transfer) => Some(transfer),
+    pub(crate) fn remove_step(&self, token: Token) -> Option<Box<Transfer>> {
+        match self.take(|job| matches!(job, Job::Step(t, _) if *t == token))? {
+            Job::Step(_, transfer) => Some(transfer),
             Job::Run(..) => None,
         }
     }
@@ -180,9 +180,9 @@ impl Shared {
         while let Some(job) = self.next() {
             self.finish(match job {
                 Job::Run(token, op) => Packet::Done(exec::blocking(token, op)),
-                Job::Fill(token, mut transfer) => {
-                    transfer.fill();
-                    Packet::Filled(token, transfer)
+                Job::Step(token, mut transfer) => {
+                    transfer.step_away();
+                    Packet::Stepped(token, transfer)
                 }
             });
         }
@@ -296,7 +296,7 @@ mod tests {
         is_up.recv().unwrap();
         workers.run(token(1), Op::Nop);
         assert!(workers.remove(token(0)).is_none(), "it is under way");
-        assert!(workers.remove_fill(token(1)).is_none());
+        assert!(workers.remove_step(token(1)).is_none());
         assert!(matches!(workers.remove(token(1)), Some(Op::Nop)));
         assert!(workers.remove(token(1)).is_none());
         go.send(()).unwrap();

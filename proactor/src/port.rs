@@ -19,8 +19,8 @@ pub(crate) type Call = Box<dyn FnOnce(&Proactor) + Send>;
 pub(crate) enum Packet {
     /// A worker has run an operation.
     Done(Done),
-    /// A worker has filled a transfer's pipe.
-    Filled(Token, Box<Transfer>),
+    /// A worker has made a transfer's call.
+    Stepped(Token, Box<Transfer>),
     /// Someone wants a closure run on the loop.
     Call(Call),
 }

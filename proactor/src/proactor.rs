@@ -342,8 +342,8 @@ impl Proactor {
         while let Some(packet) = state.packets.pop_front() {
             match packet {
                 Packet::Done(done) => state.backend.done(&mut state.cx, done),
-                Packet::Filled(token, transfer) => {
-                    state.backend.filled(&mut state.cx, token, transfer);
+                Packet::Stepped(token, transfer) => {
+                    state.backend.stepped(&mut state.cx, token, transfer);
                 }
                 Packet::Call(call) => state.calls.push_back(call),
             }

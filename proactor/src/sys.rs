@@ -385,6 +385,21 @@ pub(crate) fn splice(
     })
 }
 
+/// fsync(2), or fdatasync(2).
+pub(crate) fn sync(fd: BorrowedFd<'_>, data_only: bool) -> io::Result<()> {
+    let fd = fd.as_raw_fd();
+    retry(|| {
+        check(if data_only {
+            // SAFETY: takes an integer and touches no memory.
+            unsafe { libc::fdatasync(fd) }
+        } else {
+            // SAFETY: as above.
+            unsafe { libc::fsync(fd) }
+        })
+    })
+    .map(drop)
+}
+
 /// sendfile(2).
 pub(crate) fn sendfile(
     socket: BorrowedFd<'_>,

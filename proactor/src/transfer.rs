@@ -1,17 +1,23 @@
-//! One [`SendFile`] under way: what has been sent, what is in the pipe, and what comes next.
+//! One [`SendFile`](crate::SendFile) or [`Forward`](crate::Forward) under way: what has been moved,
+//! what is in the pipe, and what comes next.
 //!
 //! The machine knows neither ring nor port. A backend asks for the next step
 //! ([`Transfer::advance`]), which makes the direct calls itself, and carries out what may not be
-//! done directly: waiting for readiness, and, for [`Method::Chain`], filling the pipe. The count
-//! of bytes is kept here alone: what the socket took is sent, what is in the pipe is not, and can
-//! be thrown away and taken from the file again.
+//! done directly: waiting for readiness; for [`Method::Chain`], filling the pipe from a file, or
+//! draining it into one. The count of bytes is kept here alone: what the target took is moved,
+//! what is in the pipe is not. Of a file, that can be thrown away and taken again; of a stream, it
+//! comes back with the operation.
 
 use std::io;
 use std::os::fd::AsFd;
 
-use crate::fd::FileKind;
+use bytes::BytesMut;
+
+use crate::buf::SendBuf;
+use crate::fd::{Fd, FileKind};
+use crate::job::{End, Job, is_stream};
 use crate::net;
-use crate::op::{Method, SendFile, SendFileEnd};
+use crate::op::{Completion, Method, Op, Output};
 use crate::pipe::{Lessee, Pipe, PipePool};
 use crate::sys;
 
@@ -20,7 +26,9 @@ use crate::sys;
 pub(crate) enum Next {
     /// Fill the pipe away from the loop (`fill_offset`, `fill_len`), then drain it.
     Fill,
-    /// Wait until the socket is writable, then advance (or drain).
+    /// Write to the target away from the loop (`head`, or else the pipe), then advance.
+    Drain,
+    /// Wait until the target is writable, then advance (or drain).
     Writable,
     /// Wait until the source is readable, then advance.
     Readable,
@@ -29,7 +37,7 @@ pub(crate) enum Next {
     /// The turn's budget is used up: let others go first, then advance.
     Yield,
     /// It is over.
-    Done(SendFileEnd),
+    Done(End),
 }
 
 /// The errors with which a kernel says "interrupted, call again" (linux/errno.h's
@@ -58,69 +66,72 @@ fn is_socket_error(errno: i32) -> bool {
     )
 }
 
-/// Why a transfer can't be run: direct calls on its two ends must not block.
-pub(crate) fn unfit(op: &SendFile) -> Option<SendFileEnd> {
-    if matches!(op.socket.kind(), FileKind::Socket | FileKind::Pipe)
-        && let Err(e) = op.socket.check_nonblocking()
-    {
-        return Some(SendFileEnd::SocketFailed(e));
-    }
-    if op.file.kind() == FileKind::Socket
-        && let Err(e) = op.file.check_nonblocking()
-    {
-        return Some(SendFileEnd::SourceFailed(e));
-    }
-    None
-}
-
 pub(crate) struct Transfer {
-    op: SendFile,
-    /// File bytes that the socket took.
-    sent: u64,
+    job: Job,
+    /// Bytes that the target took and that count: the source's, and a [`Job::Forward`]'s head.
+    moved: u64,
+    /// Bytes taken from the source.
+    taken: u64,
     pipe: Option<Pipe>,
     /// Bytes in the pipe.
     piped: usize,
     /// Nothing comes behind what is in the pipe.
-    end_of_file: bool,
+    end_of_source: bool,
     /// A source read by offset, whose end is known to come when it comes: regular or block device.
     seekable: bool,
-    /// The target is a pipe, not a socket.
-    to_pipe: bool,
     /// The drain found no room; wait before the next.
     no_room: bool,
     /// The fill found no data; wait before the next.
     no_data: bool,
     /// What is in the pipe is no longer in the file: to be read again.
     stale: bool,
-    /// What the socket took last may be held back for what was to follow it.
+    /// What the target took last may be held back for what was to follow it.
     corked: bool,
-    failed: Option<SendFileEnd>,
+    failed: Option<End>,
 }
 
 impl Transfer {
-    pub(crate) fn new(op: SendFile) -> Transfer {
-        Transfer {
-            sent: 0,
+    /// # Errors
+    /// The completion of one that can't be run.
+    pub(crate) fn new(job: impl Into<Job>) -> Result<Transfer, Box<Completion>> {
+        let job = job.into();
+        if let Some(end) = job.unfit() {
+            let output = job.output(end);
+            return Err(Box::new(Completion::ok(job.into_op(), output, 0)));
+        }
+        let kind = job.source().kind();
+        Ok(Transfer {
+            moved: 0,
+            taken: 0,
             pipe: None,
             piped: 0,
-            end_of_file: false,
-            seekable: matches!(op.file.kind(), FileKind::Regular | FileKind::BlockDevice),
-            to_pipe: op.socket.kind() == FileKind::Pipe,
+            end_of_source: false,
+            seekable: matches!(kind, FileKind::Regular | FileKind::BlockDevice),
             no_room: false,
             no_data: false,
             stale: false,
             corked: false,
             failed: None,
-            op,
-        }
+            job,
+        })
     }
 
-    pub(crate) fn op(&self) -> &SendFile {
-        &self.op
+    pub(crate) fn job(&self) -> &Job {
+        &self.job
     }
 
-    pub(crate) fn sent(&self) -> u64 {
-        self.sent
+    pub(crate) fn source(&self) -> &Fd {
+        self.job.source()
+    }
+
+    pub(crate) fn target(&self) -> &Fd {
+        self.job.target()
+    }
+
+    /// What its completion counts.
+    #[cfg(test)]
+    pub(crate) fn moved(&self) -> u64 {
+        self.moved
     }
 
     pub(crate) fn pipe(&self) -> Option<&Pipe> {
@@ -132,9 +143,14 @@ impl Transfer {
         self.piped
     }
 
-    /// File bytes that are neither sent nor in the pipe.
+    /// Bytes of the source that are neither moved nor in the pipe.
     fn unread(&self) -> u64 {
-        self.op.len - self.sent - self.piped as u64
+        self.job.len() - self.taken
+    }
+
+    /// Whether all was moved that was to be moved.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.job.head().is_empty() && self.piped == 0 && self.unread() == 0
     }
 
     /// Does what can be done directly, at most about `budget` bytes of it.
@@ -150,7 +166,7 @@ impl Transfer {
     }
 
     fn run(&mut self, pipes: &mut PipePool, budget: usize) -> Next {
-        let stop = self.sent.saturating_add(budget as u64);
+        let stop = self.moved.saturating_add(budget as u64);
         loop {
             if let Some(end) = self.failed.take() {
                 return Next::Done(end);
@@ -163,32 +179,42 @@ impl Transfer {
                 return Next::Writable;
             }
             if std::mem::take(&mut self.no_data) {
-                return Next::Readable;
+                return match self.has_some() {
+                    true => Next::Done(End::Some),
+                    false => Next::Readable,
+                };
             }
-            if !self.op.header.is_empty() {
-                self.send_header();
-            } else if self.piped == 0 && self.unread() == 0 {
-                return Next::Done(SendFileEnd::Complete);
-            } else if self.piped == 0 && self.end_of_file {
-                return Next::Done(SendFileEnd::EndOfFile);
-            } else if self.sent >= stop {
+            if !self.job.head().is_empty() {
+                if self.job.drains_away() {
+                    return Next::Drain;
+                }
+                self.send_head();
+            } else if self.is_complete() {
+                return Next::Done(End::Complete);
+            } else if self.piped == 0 && self.end_of_source {
+                return Next::Done(End::SourceEnded);
+            } else if self.moved >= stop && self.piped == 0 {
+                return match self.has_some() {
+                    true => Next::Done(End::Some),
+                    false => Next::Yield,
+                };
+            } else if self.moved >= stop {
                 return Next::Yield;
-            } else if self.op.method == Method::Sendfile && self.seekable {
+            } else if self.job.method() == Method::Sendfile && self.seekable {
                 self.sendfile();
             } else if self.piped > 0 {
+                if self.job.drains_away() {
+                    return Next::Drain;
+                }
                 self.drain();
             } else {
                 if self.pipe.is_none() {
-                    let lessee = match self.op.method {
-                        Method::Chain => Lessee::Chain,
-                        Method::Inline | Method::Sendfile => Lessee::Direct,
-                    };
-                    self.pipe = pipes.lease(lessee);
+                    self.pipe = pipes.lease(self.lessee());
                 }
                 if self.pipe.is_none() {
                     return Next::NeedPipe;
                 }
-                if self.op.method == Method::Chain {
+                if self.job.fills_away() {
                     return Next::Fill;
                 }
                 self.fill();
@@ -196,46 +222,76 @@ impl Transfer {
         }
     }
 
-    fn send_header(&mut self) {
-        let more = self.op.len > 0 || self.op.more;
-        let socket = self.op.socket.as_fd();
-        let result = if self.to_pipe {
-            sys::write_at(socket, &self.op.header, -1)
-        } else {
-            sys::send(socket, &self.op.header, more)
+    /// Whether it is one that ends when something was moved, and something was.
+    fn has_some(&self) -> bool {
+        matches!(&self.job, Job::Forward(op) if op.some) && self.moved > 0
+    }
+
+    /// What it is to the pool. What a stream brought can't be thrown away, so its pipe may be in
+    /// use for long.
+    fn lessee(&self) -> Lessee {
+        match &self.job {
+            Job::Send(op) if op.method != Method::Chain => Lessee::Direct,
+            Job::Send(_) | Job::Forward(_) => Lessee::Chain,
+        }
+    }
+
+    fn send_head(&mut self) {
+        let more = match &self.job {
+            Job::Send(op) => op.len > 0 || op.more,
+            Job::Forward(_) => false,
         };
+        let target = self.job.target();
+        let head = self.job.head();
+        let result = match target.kind() {
+            FileKind::Socket => sys::send(target.as_fd(), head, more),
+            _ => sys::maybe_offset(self.drain_offset())
+                .and_then(|at| sys::write_at(target.as_fd(), head, at)),
+        };
+        if result.is_ok() {
+            self.corked = more;
+        }
+        self.head_sent(result);
+    }
+
+    /// Takes in what became of writing the head.
+    fn head_sent(&mut self, result: io::Result<usize>) {
         match result {
+            Ok(0) => self.failed = Some(End::TargetFailed(io::ErrorKind::WriteZero.into())),
             Ok(n) => {
-                self.op.header.advance(n);
-                self.corked = more;
+                self.job.head_mut().advance(n);
+                if matches!(self.job, Job::Forward(_)) {
+                    self.moved += n as u64;
+                }
             }
-            Err(e) => self.socket_error(e),
+            Err(e) => self.target_error(e),
         }
     }
 
     fn sendfile(&mut self) {
         const PER_CALL: u64 = 1 << 20;
         let len = self.unread().min(PER_CALL) as usize;
-        let offset = self.fill_offset();
-        match sys::sendfile(self.op.socket.as_fd(), self.op.file.as_fd(), offset, len) {
-            Ok(0) => self.end_of_file = true,
+        let (target, source) = (self.target().as_fd(), self.source().as_fd());
+        match sys::sendfile(target, source, self.fill_offset(), len) {
+            Ok(0) => self.end_of_source = true,
             Ok(n) => {
-                self.sent += n as u64;
+                self.taken += n as u64;
+                self.moved += n as u64;
                 // A short read makes the kernel expect more (before Linux 6.5 for good).
                 self.corked = n < len;
             }
             Err(e) => match e.raw_os_error() {
                 Some(libc::EAGAIN) => self.no_room = true,
-                Some(errno) if is_socket_error(errno) => self.socket_error(e),
-                _ => self.failed = Some(SendFileEnd::SourceFailed(e)),
+                Some(errno) if is_socket_error(errno) => self.target_error(e),
+                _ => self.failed = Some(End::SourceFailed(e)),
             },
         }
     }
 
     /// Where the next fill starts.
     pub(crate) fn fill_offset(&self) -> Option<u64> {
-        let done = self.sent + self.piped as u64;
-        self.op.offset.map(|offset| offset + done)
+        let offset = self.job.source_offset()?;
+        Some(offset.saturating_add(self.taken))
     }
 
     /// How much the next fill asks for.
@@ -247,30 +303,27 @@ impl Transfer {
         self.unread().min(room as u64) as usize
     }
 
-    /// The fill as a direct call: may wait for the disk.
+    /// The fill as a direct call: may wait for the disk, where the source is a file.
     pub(crate) fn fill(&mut self) {
         let Some(pipe) = &self.pipe else { return };
         let (offset, len) = (self.fill_offset(), self.fill_len());
-        let result = sys::splice(
-            self.op.file.as_fd(),
-            offset,
-            pipe.writer(),
-            None,
-            len,
-            false,
-        );
+        let source = self.source().as_fd();
+        let result = sys::splice(source, offset, pipe.writer(), None, len, false);
         self.filled(result);
     }
 
     /// Takes a fill's result in.
     pub(crate) fn filled(&mut self, result: io::Result<usize>) {
         match result {
-            Ok(0) => self.end_of_file = true,
-            Ok(n) => self.piped += n,
+            Ok(0) => self.end_of_source = true,
+            Ok(n) => {
+                self.piped += n;
+                self.taken += n as u64;
+            }
             Err(e) => match e.raw_os_error() {
                 Some(libc::EAGAIN) if !self.seekable => self.no_data = true,
                 Some(errno) if is_restart(errno) || errno == libc::ECANCELED => {}
-                _ => self.failed = Some(SendFileEnd::SourceFailed(e)),
+                _ => self.failed = Some(End::SourceFailed(e)),
             },
         }
     }
@@ -278,46 +331,77 @@ impl Transfer {
     /// Whether more follows behind a drain of all that the pipe will hold: cork (`SPLICE_F_MORE`).
     /// `fill` is what a fill under way will bring at most.
     pub(crate) fn more_behind(&self, fill: usize) -> bool {
-        let known = self.seekable && self.op.len != u64::MAX && !self.end_of_file;
-        self.op.more || (known && self.unread() > fill as u64)
+        let known = self.seekable && self.job.len() != u64::MAX && !self.end_of_source;
+        self.job.more() || (known && self.unread() > fill as u64)
+    }
+
+    /// Where the next drain writes.
+    pub(crate) fn drain_offset(&self) -> Option<u64> {
+        let offset = self.job.target_offset()?;
+        Some(offset.saturating_add(self.moved))
     }
 
     fn drain(&mut self) {
         let Some(pipe) = &self.pipe else { return };
         let more = self.more_behind(0);
-        let socket = self.op.socket.as_fd();
-        let result = sys::splice(pipe.reader(), None, socket, None, self.piped, more);
+        let (target, offset) = (self.target().as_fd(), self.drain_offset());
+        let result = sys::splice(pipe.reader(), None, target, offset, self.piped, more);
         self.drained(result);
     }
 
-    /// Takes a drain's result in.
+    /// Takes in what became of writing to the target: of the head, as long as there is any.
     pub(crate) fn drained(&mut self, result: io::Result<usize>) {
+        if !self.job.head().is_empty() {
+            return self.head_sent(result);
+        }
         match result {
+            Ok(0) if !is_stream(self.target()) => {
+                self.failed = Some(End::TargetFailed(io::ErrorKind::WriteZero.into()));
+            }
             Ok(n) => {
                 let n = n.min(self.piped);
                 self.piped -= n;
-                self.sent += n as u64;
+                self.moved += n as u64;
                 self.corked = self.more_behind(0);
                 self.no_room = n == 0 && self.piped > 0;
             }
-            Err(e) => match e.raw_os_error() {
+            Err(e) => match (&self.job, e.raw_os_error()) {
                 // The pipe holds pages, not bytes. One whose part of the file was cut off
                 // meanwhile is refused; one that could not be read from the disk as well.
-                Some(libc::ENODATA) if self.op.offset.is_some() => self.stale = true,
-                Some(libc::ENODATA | libc::EIO) => {
-                    self.failed = Some(SendFileEnd::SourceFailed(e));
+                (Job::Send(op), Some(libc::ENODATA)) if op.offset.is_some() => self.stale = true,
+                (Job::Send(_), Some(libc::ENODATA | libc::EIO)) => {
+                    self.failed = Some(End::SourceFailed(e));
                 }
-                _ => self.socket_error(e),
+                _ => self.target_error(e),
             },
         }
     }
 
-    fn socket_error(&mut self, error: io::Error) {
+    fn target_error(&mut self, error: io::Error) {
         match error.raw_os_error() {
-            Some(libc::EAGAIN) => self.no_room = true,
+            Some(libc::EAGAIN) if is_stream(self.target()) => self.no_room = true,
             Some(errno) if is_restart(errno) || errno == libc::ECANCELED => {}
-            _ => self.failed = Some(SendFileEnd::SocketFailed(error)),
+            _ => self.failed = Some(End::TargetFailed(error)),
         }
+    }
+
+    /// Makes the call that is due away from the loop. It may block.
+    pub(crate) fn step_away(&mut self) {
+        if self.job.fills_away() {
+            self.fill();
+        } else if self.job.head().is_empty() {
+            self.drain();
+        } else {
+            self.send_head();
+        }
+    }
+
+    /// Nobody could make that call.
+    pub(crate) fn step_failed(&mut self, error: io::Error) {
+        self.failed = Some(match self.job.fills_away() {
+            true => End::SourceFailed(error),
+            false => End::TargetFailed(error),
+        });
     }
 
     /// Whether the last drain left a rest behind for want of room.
@@ -330,234 +414,69 @@ impl Transfer {
         self.pipe = Some(pipe);
     }
 
-    /// Takes the pipe from a transfer that waits for its peer, rest and all; the rest will be
-    /// read again. Refused where the source can't be read again.
+    /// Whether [`give_up_pipe`](Transfer::give_up_pipe) would.
+    pub(crate) fn may_give_up_pipe(&self) -> bool {
+        let again = matches!(self.job, Job::Forward(_)) || self.job.source_offset().is_some();
+        again && self.pipe.is_some()
+    }
+
+    /// Takes the pipe from a transfer that waits for its peer. The rest in it will be read again,
+    /// or is kept in memory. Refused where neither can be.
     pub(crate) fn give_up_pipe(&mut self, pipes: &mut PipePool) -> bool {
-        if self.op.offset.is_none() || self.pipe.is_none() {
+        if !self.may_give_up_pipe() {
             return false;
         }
         self.release(pipes);
         true
     }
 
-    /// Gives the pipe back, if there is one. What was in it counts as unread again.
+    /// Gives the pipe back, if there is one. What was in it counts as unread again; what a
+    /// [`Job::Forward`] has in it is to be delivered from memory.
     pub(crate) fn release(&mut self, pipes: &mut PipePool) {
-        if let Some(pipe) = self.pipe.take() {
-            pipes.give_back(pipe, self.piped);
-            self.piped = 0;
+        let Some(pipe) = self.pipe.take() else { return };
+        let left = std::mem::take(&mut self.piped);
+        match &mut self.job {
+            Job::Forward(op) if left > 0 => match read_out(&pipe, left) {
+                Ok(rest) => {
+                    debug_assert!(op.head.is_empty());
+                    op.head = SendBuf::Owned(rest);
+                    return pipes.give_back(pipe, 0);
+                }
+                Err(e) => log::error!("{left} bytes of a stream are lost in a pipe: {e}"),
+            },
+            Job::Forward(_) => {}
+            Job::Send(_) => self.taken -= left as u64,
         }
+        pipes.give_back(pipe, left);
     }
 
-    /// The operation, for its completion, and the bytes sent. Pushes out what is corked for bytes
-    /// that do not come now.
-    pub(crate) fn finish(mut self, pipes: &mut PipePool) -> (SendFile, u64) {
+    /// The operation, for its completion, and what that counts. Pushes out what is corked for
+    /// bytes that do not come now.
+    pub(crate) fn finish(mut self, pipes: &mut PipePool) -> (Op, u64) {
         self.release(pipes);
-        if self.corked && !self.op.more {
-            net::push_out(self.op.socket.as_fd());
+        if self.corked && !self.job.more() {
+            net::push_out(self.target().as_fd());
         }
-        (self.op, self.sent)
+        (self.job.into_op(), self.moved)
     }
+
+    /// What its completion says.
+    pub(crate) fn output(&self, end: End) -> Output {
+        self.job.output(end)
+    }
+}
+
+/// The bytes in a pipe, `len` of them.
+fn read_out(pipe: &Pipe, len: usize) -> io::Result<BytesMut> {
+    let mut bytes = BytesMut::with_capacity(len);
+    while bytes.len() < len {
+        let left = len - bytes.len();
+        if sys::read_spare(pipe.reader(), &mut bytes, left, -1, 0)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::buf::SendBuf;
-    use crate::fd::Fd;
-    use crate::pipe::PipeLimits;
-    use std::io::{Read, Write};
-
-    const LEN: u64 = 300_000;
-
-    fn pool(count: usize) -> PipePool {
-        PipePool::new(PipeLimits {
-            count,
-            size: 64 << 10,
-        })
-    }
-
-    fn file() -> Fd {
-        // SAFETY: the name is a C string.
-        let file = sys::own(unsafe { libc::memfd_create(c"t".as_ptr(), 0) }).unwrap();
-        let mut file = std::fs::File::from(file);
-        file.write_all(&vec![7; LEN as usize]).unwrap();
-        Fd::new(file)
-    }
-
-    fn transfer(method: Method, len: u64) -> (Transfer, std::os::unix::net::UnixStream) {
-        let (ours, peer) = std::os::unix::net::UnixStream::pair().unwrap();
-        let op = SendFile {
-            header: SendBuf::new(),
-            file: file(),
-            socket: Fd::nonblocking(ours).unwrap(),
-            offset: Some(0),
-            len,
-            more: false,
-            method,
-        };
-        (Transfer::new(op), peer)
-    }
-
-    fn error(errno: i32) -> io::Result<usize> {
-        Err(io::Error::from_raw_os_error(errno))
-    }
-
-    #[test]
-    fn a_turn_is_bounded() {
-        let mut pool = pool(1);
-        for method in [Method::Inline, Method::Sendfile] {
-            let (mut transfer, _peer) = transfer(method, LEN);
-            assert!(matches!(transfer.advance(&mut pool, 1), Next::Yield));
-            let sent = transfer.sent();
-            assert!((1..LEN).contains(&sent) || method == Method::Sendfile);
-            // Between turns it holds no empty pipe.
-            assert_eq!(pool.leased(), 0);
-        }
-    }
-
-    #[test]
-    fn what_is_in_the_pipe_is_not_sent() {
-        let mut pool = pool(1);
-        let (mut transfer, _peer) = transfer(Method::Chain, LEN);
-        assert!(matches!(transfer.advance(&mut pool, 1), Next::Fill));
-        assert_eq!(transfer.fill_offset(), Some(0));
-        assert_eq!(transfer.fill_len(), 64 << 10);
-        transfer.filled(Ok(10_000));
-        assert_eq!((transfer.piped(), transfer.sent()), (10_000, 0));
-        transfer.drained(Ok(4_000));
-        assert_eq!((transfer.piped(), transfer.sent()), (6_000, 4_000));
-        assert!(transfer.has_rest());
-        assert_eq!(transfer.fill_offset(), Some(10_000));
-        // Thrown away, it is read again.
-        assert!(transfer.give_up_pipe(&mut pool));
-        assert_eq!((transfer.piped(), transfer.sent()), (0, 4_000));
-        assert_eq!(transfer.fill_offset(), Some(4_000));
-        // The pipe was not empty: it is closed, not kept for another.
-        assert_eq!((pool.leased(), pool.idle()), (0, 0));
-        assert!(!transfer.give_up_pipe(&mut pool));
-    }
-
-    #[test]
-    fn a_wait_is_reported_once() {
-        let mut pool = pool(1);
-        let (mut transfer, _peer) = transfer(Method::Chain, LEN);
-        assert!(matches!(transfer.advance(&mut pool, 1), Next::Fill));
-        transfer.filled(Ok(10));
-        transfer.drained(error(libc::EAGAIN));
-        assert!(matches!(transfer.advance(&mut pool, 1), Next::Writable));
-        // The pipe, with what is in it, is kept meanwhile.
-        assert_eq!(transfer.piped(), 10);
-        transfer.drained(Ok(10));
-        assert!(matches!(transfer.advance(&mut pool, 1), Next::Fill));
-    }
-
-    #[test]
-    fn interruptions_are_no_errors() {
-        let mut pool = pool(1);
-        let (mut transfer, _peer) = transfer(Method::Chain, LEN);
-        for errno in [libc::EINTR, 512, 513, 514, 516, libc::ECANCELED] {
-            assert!(matches!(transfer.advance(&mut pool, 1), Next::Fill));
-            transfer.filled(error(errno));
-            assert!(matches!(transfer.advance(&mut pool, 1), Next::Fill));
-            transfer.filled(Ok(1));
-            transfer.drained(error(errno));
-            assert!(transfer.has_rest());
-            transfer.drained(Ok(1));
-        }
-        assert_eq!(transfer.sent(), 6);
-    }
-
-    #[test]
-    fn errors_are_told_apart() {
-        let mut pool = pool(4);
-        let (mut transfer, _peer) = transfer(Method::Chain, LEN);
-        transfer.advance(&mut pool, 1);
-        transfer.filled(error(libc::EIO));
-        let next = transfer.advance(&mut pool, 1);
-        assert!(matches!(next, Next::Done(SendFileEnd::SourceFailed(_))));
-        for (errno, source) in [(libc::EPIPE, false), (libc::EIO, true)] {
-            let (mut transfer, _peer) = self::transfer(Method::Chain, LEN);
-            transfer.advance(&mut pool, 1);
-            transfer.filled(Ok(10));
-            transfer.drained(Ok(3));
-            transfer.drained(error(errno));
-            assert!(!transfer.has_rest());
-            match transfer.advance(&mut pool, 1) {
-                Next::Done(SendFileEnd::SourceFailed(_)) => assert!(source),
-                Next::Done(SendFileEnd::SocketFailed(_)) => assert!(!source),
-                other => panic!("{other:?}"),
-            }
-            assert_eq!(transfer.finish(&mut pool).1, 3);
-        }
-        assert_eq!(pool.leased(), 0);
-    }
-
-    #[test]
-    fn pages_cut_off_are_read_again() {
-        let mut pool = pool(1);
-        let (mut transfer, _peer) = transfer(Method::Chain, LEN);
-        transfer.advance(&mut pool, 1);
-        transfer.filled(Ok(10));
-        transfer.drained(error(libc::ENODATA));
-        assert!(!transfer.has_rest());
-        assert!(matches!(transfer.advance(&mut pool, 1), Next::Fill));
-        assert_eq!(transfer.fill_offset(), Some(0));
-        transfer.filled(Ok(0));
-        let next = transfer.advance(&mut pool, 1);
-        assert!(matches!(next, Next::Done(SendFileEnd::EndOfFile)));
-    }
-
-    #[test]
-    fn the_last_drain_is_not_corked() {
-        let mut pool = pool(1);
-        let (mut transfer, _peer) = transfer(Method::Chain, 100);
-        transfer.advance(&mut pool, 1);
-        // All that is wanted is in the fill: nothing follows.
-        assert!(!transfer.more_behind(100));
-        assert!(transfer.more_behind(99));
-        transfer.filled(Ok(60));
-        assert!(transfer.more_behind(0));
-        transfer.drained(Ok(60));
-        transfer.filled(Ok(40));
-        assert!(!transfer.more_behind(0));
-        // Until the end of the file: no one knows, so nothing is held back.
-        let (transfer, _peer) = self::transfer(Method::Chain, u64::MAX);
-        assert!(!transfer.more_behind(0));
-    }
-
-    #[test]
-    fn no_pipe_for_nothing() {
-        let mut pool = pool(0);
-        let (mut transfer, _peer) = transfer(Method::Inline, 0);
-        let next = transfer.advance(&mut pool, 1);
-        assert!(matches!(next, Next::Done(SendFileEnd::Complete)));
-        let (mut transfer, _peer) = self::transfer(Method::Inline, 1);
-        assert!(matches!(transfer.advance(&mut pool, 1), Next::NeedPipe));
-    }
-
-    #[test]
-    fn one_goes_through() {
-        let mut pool = pool(1);
-        for method in [Method::Inline, Method::Sendfile, Method::Chain] {
-            let (mut transfer, mut peer) = transfer(method, u64::MAX);
-            peer.set_nonblocking(true).unwrap();
-            let mut got = 0;
-            let mut buf = vec![0; 1 << 20];
-            let end = loop {
-                match transfer.advance(&mut pool, 100_000) {
-                    Next::Fill => transfer.fill(),
-                    Next::Writable | Next::Yield => got += peer.read(&mut buf).unwrap_or(0),
-                    Next::Done(end) => break end,
-                    other => panic!("{other:?}"),
-                }
-            };
-            assert!(matches!(end, SendFileEnd::EndOfFile));
-            let (op, sent) = transfer.finish(&mut pool);
-            drop(op);
-            peer.set_nonblocking(false).unwrap();
-            got += peer.read_to_end(&mut Vec::new()).unwrap();
-            assert_eq!((sent, got as u64), (LEN, LEN));
-        }
-        assert_eq!(pool.leased(), 0);
-    }
-}
+mod tests;

@@ -30,8 +30,8 @@ pub(super) enum Try {
     Behind(Fd, Direction),
     /// This would block: it is for a worker.
     Worker,
-    /// The pipe is to be filled by a worker.
-    Fill,
+    /// A worker is to make the transfer's next call.
+    Step,
     /// It could go on, but others come first.
     Again,
     /// No buffer is free.
@@ -77,7 +77,6 @@ pub(super) fn home(op: &Op) -> Option<(&Fd, Direction)> {
         Op::Connect { socket, .. } | Op::Send { socket, .. } | Op::SendVectored { socket, .. } => {
             Some((socket, Direction::Write))
         }
-        Op::SendFile(op) => Some((&op.socket, Direction::Write)),
         Op::Read { file, .. } if !is_file(file) => Some((file, Direction::Read)),
         Op::Write { file, .. } if !is_file(file) => Some((file, Direction::Write)),
         Op::Splice { from, .. } if !is_file(from) => Some((from, Direction::Read)),
@@ -162,6 +161,7 @@ pub(super) fn attempt(
             }),
         },
         Op::Splice { .. } => splice(op),
+        Op::Sync { .. } => Try::Worker,
         Op::Open(open) => match sys::open_cached(open) {
             Some(fd) => Try::done(Output::Opened(Fd::new(fd))),
             None => Try::Worker,

@@ -26,8 +26,8 @@ pub(super) enum Wait {
     Buffer,
     /// For a worker that runs it.
     Worker,
-    /// For a worker that fills its pipe.
-    Fill,
+    /// For a worker that makes the transfer's next call.
+    Step,
 }
 
 pub(super) struct Flight {

@@ -242,11 +242,11 @@ impl Emulated {
                     cx.workers.run(token, op);
                 }
             }
-            Try::Fill => {
+            Try::Step => {
                 if let Body::Transfer(transfer) = std::mem::replace(&mut flight.body, Body::Away) {
-                    flight.wait = Wait::Fill;
+                    flight.wait = Wait::Step;
                     cx.counters.chains += 1;
-                    cx.workers.fill(token, transfer);
+                    cx.workers.step(token, transfer);
                 }
             }
             Try::Again => {

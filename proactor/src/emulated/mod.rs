@@ -132,10 +132,7 @@ impl Emulated {
 fn finish(cx: &mut Context, token: Token, body: Body, result: io::Result<Output>, n: u64) {
     let (op, transferred) = match body {
         Body::Op(op) => (op, n),
-        Body::Transfer(transfer) => {
-            let (op, sent) = transfer.finish(&mut cx.pipes);
-            (Op::SendFile(op), sent)
-        }
+        Body::Transfer(transfer) => transfer.finish(&mut cx.pipes),
         Body::Away => {
             debug_assert!(false, "an operation ends where it is");
             return;
@@ -165,7 +162,8 @@ impl Backend for Emulated {
                 finish(cx, token, Body::Op(op), result, 0);
             }
             Op::Poll { .. } => self.poll(cx, token, op),
-            Op::SendFile(op) => self.start_transfer(cx, token, op),
+            Op::SendFile(op) => self.start_transfer(cx, token, op.into()),
+            Op::Forward(op) => self.start_transfer(cx, token, op.into()),
             op => self.start(cx, token, op),
         }
     }
@@ -176,7 +174,7 @@ impl Backend for Emulated {
         };
         let body = match flight.wait {
             Wait::Worker => cx.workers.remove(token).map(Body::Op),
-            Wait::Fill => cx.workers.remove_fill(token).map(Body::Transfer),
+            Wait::Step => cx.workers.remove_step(token).map(Body::Transfer),
             _ => Some(std::mem::replace(&mut flight.body, Body::Away)),
         };
         let Some(body) = body else {
@@ -261,7 +259,7 @@ impl Backend for Emulated {
         }
     }
 
-    fn filled(&mut self, cx: &mut Context, token: Token, transfer: Box<Transfer>) {
+    fn stepped(&mut self, cx: &mut Context, token: Token, transfer: Box<Transfer>) {
         let Some(flight) = self.flights.get(token) else {
             transfer.finish(&mut cx.pipes);
             return;

@@ -3,9 +3,10 @@
 
 use crate::backend::{Context, TURN_BUDGET};
 use crate::fd::Fd;
-use crate::op::{Completion, Op, Output, SendFile, SendFileEnd, Token};
+use crate::job::{End, Job, is_stream};
+use crate::op::Token;
 use crate::pipe::Lessee;
-use crate::transfer::{Next, Transfer, unfit};
+use crate::transfer::{Next, Transfer};
 
 use super::direct::{self, Try};
 use super::flight::{Body, Wait};
@@ -17,30 +18,40 @@ impl Body {
     pub(super) fn home(&self) -> Option<(&Fd, Direction)> {
         match self {
             Body::Op(op) => direct::home(op),
-            Body::Transfer(transfer) => Some((&transfer.op().socket, Direction::Write)),
+            Body::Transfer(transfer) => Some(home(transfer)),
             Body::Away => None,
         }
     }
 }
 
-fn ended(end: SendFileEnd) -> Try {
+/// Where a transfer stands in line: at the stream that it writes to, or else at the one that it
+/// reads.
+fn home(transfer: &Transfer) -> (&Fd, Direction) {
+    let target = transfer.target();
+    if is_stream(target) {
+        (target, Direction::Write)
+    } else {
+        (transfer.source(), Direction::Read)
+    }
+}
+
+fn ended(transfer: &Transfer, end: End) -> Try {
     Try::Done {
-        result: Ok(Output::Sent(end)),
+        result: Ok(transfer.output(end)),
         transferred: 0,
         short: false,
     }
 }
 
 impl Emulated {
-    pub(super) fn start_transfer(&mut self, cx: &mut Context, token: Token, op: SendFile) {
-        if let Some(end) = unfit(&op) {
-            let completion = Completion::ok(Op::SendFile(op), Output::Sent(end), 0);
-            cx.complete(token, completion);
-            return;
-        }
-        let registration = self.poller.find(&op.socket);
-        let free = registration.is_none_or(|r| r.side(Direction::Write).is_free());
-        let mut transfer = Transfer::new(op);
+    pub(super) fn start_transfer(&mut self, cx: &mut Context, token: Token, job: Job) {
+        let mut transfer = match Transfer::new(job) {
+            Ok(transfer) => transfer,
+            Err(completion) => return cx.complete(token, *completion),
+        };
+        let (fd, direction) = home(&transfer);
+        let registration = self.poller.find(fd);
+        let free = registration.is_none_or(|r| r.side(direction).is_free());
         // A socket that takes nothing now gets no pipe, and no worker.
         let tried = free.then(|| self.drive(cx, &mut transfer));
         let body = Body::Transfer(Box::new(transfer));
@@ -54,20 +65,23 @@ impl Emulated {
     pub(super) fn drive(&mut self, cx: &mut Context, transfer: &mut Transfer) -> Try {
         loop {
             return match transfer.advance(&mut cx.pipes, TURN_BUDGET) {
-                Next::Fill => Try::Fill,
+                Next::Fill | Next::Drain => Try::Step,
                 Next::Writable => Try::Home,
                 // A worker may have found it empty, and the edge come, before we hear of it.
-                Next::Readable if direct::is_ready(&transfer.op().file, Direction::Read) => {
+                Next::Readable if direct::is_ready(transfer.source(), Direction::Read) => {
                     Try::Again
                 }
-                Next::Readable => Try::Guest(transfer.op().file.clone(), Direction::Read),
+                Next::Readable if is_stream(transfer.target()) => {
+                    Try::Guest(transfer.source().clone(), Direction::Read)
+                }
+                Next::Readable => Try::Home,
                 Next::Yield => Try::Again,
-                Next::Done(end) => ended(end),
+                Next::Done(end) => ended(transfer, end),
                 Next::NeedPipe => {
                     if self.take_pipe(cx, transfer) {
                         continue;
                     }
-                    ended(SendFileEnd::NoPipe)
+                    ended(transfer, End::NoPipe)
                 }
             };
         }
@@ -104,7 +118,7 @@ impl Emulated {
             return;
         };
         debug_assert_eq!(flight.wait, Wait::Home);
-        if transfer.pipe().is_some() && transfer.op().offset.is_some() {
+        if transfer.may_give_up_pipe() {
             flight.stall = Some(self.stalls);
             self.stalled.insert(self.stalls, token);
             self.stalls += 1;

@@ -27,7 +27,7 @@ pub(super) enum Step {
     Poll = 2,
     /// A transfer's splice from the file to the pipe.
     Fill = 4,
-    /// A transfer's splice from the pipe to the socket.
+    /// A transfer's splice from the pipe to its target, or the writing of its head to a file.
     Drain = 8,
 }
 
@@ -216,6 +216,13 @@ impl Flight {
             )
             .flags(splice_flags(*more))
             .build(),
+            Op::Sync { file, data_only } => {
+                let flags = match data_only {
+                    true => types::FsyncFlags::DATASYNC,
+                    false => types::FsyncFlags::empty(),
+                };
+                opcode::Fsync::new(fd(file)).flags(flags).build()
+            }
             Op::Poll {
                 fd: target,
                 interest,
@@ -253,11 +260,10 @@ impl Flight {
         let pipe = transfer.pipe()?;
         let len = clamp(transfer.fill_len());
         let offset = sys::maybe_offset(transfer.fill_offset()).ok()?;
-        let fill =
-            opcode::Splice::new(fd(&transfer.op().file), offset, raw(pipe.writer()), -1, len)
-                .flags(splice_flags(false))
-                .build()
-                .flags(Flags::IO_HARDLINK);
+        let fill = opcode::Splice::new(fd(transfer.source()), offset, raw(pipe.writer()), -1, len)
+            .flags(splice_flags(false))
+            .build()
+            .flags(Flags::IO_HARDLINK);
         let drain = self.drain(len as usize)?;
         Some([self.label(fill, Step::Fill), drain])
     }
@@ -271,9 +277,27 @@ impl Flight {
         if skip_success {
             flags |= Flags::SKIP_SUCCESS;
         }
-        let wait = poll(transfer.op().socket.as_fd(), libc::POLLOUT).flags(flags);
+        let wait = poll(transfer.target().as_fd(), libc::POLLOUT).flags(flags);
         let drain = self.drain(0)?;
         Some([self.label(wait, Step::Poll), drain])
+    }
+
+    /// Writes to a file: the head, or else what is in the pipe.
+    pub(super) fn drain_alone(&mut self) -> Option<Entry> {
+        let Task::Transfer(transfer) = &self.task else {
+            return None;
+        };
+        let head = transfer.job().head();
+        if head.is_empty() {
+            return self.drain(0);
+        }
+        // The head lives on the heap, and nothing touches it before the completion.
+        let offset = sys::maybe_offset(transfer.drain_offset()).ok()?;
+        let write = opcode::Write::new(fd(transfer.target()), head.as_ptr(), clamp(head.len()))
+            .offset(offset as u64)
+            .build()
+            .flags(punt(transfer.target()));
+        Some(self.label(write, Step::Drain))
     }
 
     /// Drains what is in the pipe and what a fill of `fill` bytes will bring.
@@ -282,11 +306,12 @@ impl Flight {
             return None;
         };
         let pipe = transfer.pipe()?;
+        let offset = sys::maybe_offset(transfer.drain_offset()).ok()?;
         let drain = opcode::Splice::new(
             raw(pipe.reader()),
             -1,
-            fd(&transfer.op().socket),
-            -1,
+            fd(transfer.target()),
+            offset,
             clamp(transfer.piped() + fill),
         )
         .flags(splice_flags(transfer.more_behind(fill)))

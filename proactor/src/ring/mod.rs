@@ -21,10 +21,11 @@ use crate::backend::{Backend, Context};
 use crate::builder::Builder;
 use crate::epoll::Epoll;
 use crate::fd::Fd;
+use crate::job::Job;
 use crate::op::{Completion, Interest, Op, Output, Token};
 use crate::probe::Feature;
 use crate::sys;
-use crate::transfer::{Transfer, is_restart, unfit};
+use crate::transfer::{Transfer, is_restart};
 
 use buffers::Buffers;
 use flight::{Flight, Step, Task, WATCH, cancel, parse_cancel, parse_user_data, poll};
@@ -237,7 +238,7 @@ impl Ring {
         }
     }
 
-    /// Ends an operation.
+    /// Ends an operation. A transfer counts for itself.
     fn finish(
         &mut self,
         cx: &mut Context,
@@ -250,9 +251,9 @@ impl Ring {
             return;
         };
         debug_assert_eq!(flight.outstanding, 0);
-        let op = match flight.task {
-            Task::Op(op) => op,
-            Task::Transfer(transfer) => Op::SendFile(transfer.finish(&mut cx.pipes).0),
+        let (op, transferred) = match flight.task {
+            Task::Op(op) => (op, transferred),
+            Task::Transfer(transfer) => transfer.finish(&mut cx.pipes),
         };
         cx.complete(
             token,
@@ -527,14 +528,6 @@ impl Backend for Ring {
                 cx.complete(token, Completion::ok(Op::Nop, Output::Done, 0));
                 return;
             }
-            Op::SendFile(op) => {
-                if let Some(end) = unfit(&op) {
-                    let completion = Completion::ok(Op::SendFile(op), Output::Sent(end), 0);
-                    cx.complete(token, completion);
-                    return;
-                }
-                Op::SendFile(op)
-            }
             Op::Shutdown { ref socket, how } => {
                 let result = crate::net::shutdown(socket, how).map(|()| Output::Done);
                 cx.complete(
@@ -554,9 +547,15 @@ impl Backend for Ring {
             self.flights.resize_with(index + 1, || None);
         }
         debug_assert!(self.flights[index].is_none());
-        let task = match op {
-            Op::SendFile(op) => Task::Transfer(Box::new(Transfer::new(op))),
-            op => Task::Op(op),
+        let job = match op {
+            Op::SendFile(op) => Ok(Job::from(op)),
+            Op::Forward(op) => Ok(Job::from(op)),
+            op => Err(op),
+        };
+        let task = match job.map(Transfer::new) {
+            Ok(Ok(transfer)) => Task::Transfer(Box::new(transfer)),
+            Ok(Err(completion)) => return cx.complete(token, *completion),
+            Err(op) => Task::Op(op),
         };
         let transfer = matches!(task, Task::Transfer(_));
         self.flights[index] = Some(Flight::new(token, task));
@@ -621,8 +620,8 @@ impl Backend for Ring {
         Ok(at_hand || !self.runnable.is_empty() || !self.backlog.is_empty())
     }
 
-    fn filled(&mut self, _cx: &mut Context, _token: Token, _transfer: Box<Transfer>) {
-        unreachable!("the ring's transfers are filled by the kernel's workers");
+    fn stepped(&mut self, _cx: &mut Context, _token: Token, _transfer: Box<Transfer>) {
+        unreachable!("the ring's transfers are the kernel's workers' business");
     }
 
     fn watch(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {

@@ -4,9 +4,10 @@
 use std::io;
 
 use crate::backend::{Context, TURN_BUDGET};
-use crate::op::{Method, Output, SendFileEnd, Token};
+use crate::job::End;
+use crate::op::Token;
 use crate::pipe::Lessee;
-use crate::transfer::{Next, Transfer, is_restart};
+use crate::transfer::{Next, Transfer};
 
 use super::flight::{Flight, Step, Task, cancel};
 use super::{Ring, cancelled_error, is_refused, no_worker};
@@ -72,15 +73,13 @@ impl Ring {
             self.end_cancelled(cx, token);
             return;
         }
-        if transfer.op().method == Method::Chain && transfer.has_rest() {
-            let rewindable = transfer.op().offset.is_some();
-            if rewindable && (reclaim || cx.pipes.is_scarce()) {
-                transfer.release(&mut cx.pipes);
+        if transfer.job().fills_away() && transfer.has_rest() {
+            if (reclaim || cx.pipes.is_scarce()) && transfer.give_up_pipe(&mut cx.pipes) {
                 cx.counters.pipes_taken += 1;
                 self.wait_writable(token);
                 return;
             }
-            let socket = transfer.op().socket.clone();
+            let socket = transfer.target().clone();
             if self.wait_for_room(token, &socket) {
                 self.mark_stalled(token);
                 return;
@@ -105,18 +104,17 @@ impl Ring {
             self.finish(cx, token, Err(cancelled_error()), 0);
             return;
         };
-        let sent = transfer.sent();
-        let result = if sent == transfer.op().len && transfer.op().header.is_empty() {
-            Ok(Output::Sent(SendFileEnd::Complete))
+        let result = if transfer.is_complete() {
+            Ok(transfer.output(End::Complete))
         } else {
             Err(cancelled_error())
         };
-        self.finish(cx, token, result, sent);
+        self.finish(cx, token, result, 0);
     }
 
     /// Lets a transfer do what can be done directly, and submits what can't.
     pub(super) fn drive(&mut self, cx: &mut Context, token: Token) {
-        let mut end = loop {
+        let end = loop {
             let Some(flight) = self.flight(token) else {
                 return;
             };
@@ -138,8 +136,8 @@ impl Ring {
                     return;
                 }
                 Next::Readable => {
-                    let file = transfer.op().file.clone();
-                    let entry = flight.wait_for(&file, libc::POLLIN);
+                    let source = transfer.source().clone();
+                    let entry = flight.wait_for(&source, libc::POLLIN);
                     self.push(entry, None);
                     return;
                 }
@@ -149,11 +147,19 @@ impl Ring {
                         cx.counters.chains += 1;
                         return;
                     }
-                    break SendFileEnd::SourceFailed(io::Error::from_raw_os_error(libc::EOVERFLOW));
+                    break End::SourceFailed(io::Error::from_raw_os_error(libc::EOVERFLOW));
+                }
+                Next::Drain => {
+                    if let Some(entry) = flight.drain_alone() {
+                        self.push(entry, None);
+                        cx.counters.chains += 1;
+                        return;
+                    }
+                    break End::TargetFailed(io::Error::from_raw_os_error(libc::EOVERFLOW));
                 }
                 Next::NeedPipe => {
                     if !self.take_pipe(cx, token) {
-                        break SendFileEnd::NoPipe;
+                        break End::NoPipe;
                     }
                 }
             }
@@ -164,14 +170,8 @@ impl Ring {
         let Task::Transfer(transfer) = &flight.task else {
             return;
         };
-        let sent = transfer.sent();
-        // The kernel's own words for "interrupted" and "cancelled" are not for users.
-        if let SendFileEnd::SourceFailed(e) | SendFileEnd::SocketFailed(e) = &mut end
-            && e.raw_os_error().is_some_and(is_restart)
-        {
-            *e = io::ErrorKind::Interrupted.into();
-        }
-        self.finish(cx, token, Ok(Output::Sent(end)), sent);
+        let output = transfer.output(end);
+        self.finish(cx, token, Ok(output), 0);
     }
 
     pub(super) fn wait_writable(&mut self, token: Token) {
@@ -181,7 +181,7 @@ impl Ring {
         let Task::Transfer(transfer) = &flight.task else {
             return;
         };
-        let socket = transfer.op().socket.clone();
+        let socket = transfer.target().clone();
         if self.wait_for_room(token, &socket) {
             return;
         }
@@ -217,7 +217,8 @@ impl Ring {
                 continue;
             };
             let outstanding = flight.outstanding;
-            let linked = flight.is_outstanding(Step::Drain);
+            let linked =
+                flight.is_outstanding(Step::Drain) && flight.outstanding != Step::Drain as u8;
             let Task::Transfer(transfer) = &mut flight.task else {
                 continue;
             };
@@ -235,7 +236,7 @@ impl Ring {
                 };
                 return pipe.map(|pipe| transfer.set_pipe(pipe)).is_some();
             }
-            if linked && transfer.op().offset.is_some() && !flight.reclaim {
+            if linked && transfer.may_give_up_pipe() && !flight.reclaim {
                 flight.reclaim = true;
                 self.push(cancel(victim, Step::Poll), None);
                 return false;
@@ -251,7 +252,7 @@ fn outcome(result: i32) -> io::Result<usize> {
 
 /// Takes a drain's answer in. One from an empty pipe (the fill brought nothing) says nothing.
 fn drained(transfer: &mut Transfer, result: i32) {
-    if transfer.piped() > 0 {
+    if transfer.piped() > 0 || !transfer.job().head().is_empty() {
         transfer.drained(outcome(result));
     }
 }
