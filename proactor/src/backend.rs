@@ -1,9 +1,9 @@
 //! What a backend is to the [`Proactor`](crate::Proactor), and what the two share.
 
+use crate::sync::Arc;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 
 use crate::buf::BufGroup;
 use crate::op::{Completion, Op, Token};

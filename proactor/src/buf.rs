@@ -6,12 +6,12 @@ use std::io;
 use std::ops::Deref;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::port::Port;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::sys;
 
 /// Bytes to be sent: shared, or owned so that the buffer can be used again afterwards.
@@ -162,29 +162,42 @@ impl BufGroup {
     }
 
     /// Receives into a free buffer without waiting; `None` where there is none.
-    pub(crate) fn recv(self: &Arc<Self>, socket: BorrowedFd<'_>) -> Option<io::Result<RecvBuf>> {
-        let id = self.take()?;
+    pub(crate) fn recv(this: &Arc<Self>, socket: BorrowedFd<'_>) -> Option<io::Result<RecvBuf>> {
+        let id = this.take()?;
         // SAFETY: we hold the buffer's id, so its `size` bytes are ours alone.
-        let result = unsafe { sys::recv_raw(socket, self.address(id), self.size) };
+        let result = unsafe { sys::recv_raw(socket, this.address(id), this.size) };
         Some(match result {
-            Ok(n) if n > 0 => Ok(self.filled(id, n)),
+            // SAFETY: we hold the id still, and give it up here.
+            Ok(n) if n > 0 => Ok(unsafe { BufGroup::filled(this, id, n) }),
             other => {
-                self.give(id);
+                this.give(id);
                 other.map(|_| RecvBuf::end())
             }
         })
     }
 
-    /// Wraps what was written to a buffer. The caller must have held `id`, and gives it up.
-    pub(crate) fn filled(self: &Arc<Self>, id: u16, len: usize) -> RecvBuf {
-        assert!(len <= self.size);
+    /// A free buffer, leased whole.
+    #[cfg(all(test, loom))]
+    pub(crate) fn lease(this: &Arc<Self>) -> Option<RecvBuf> {
+        let id = this.take()?;
+        // SAFETY: the id was just taken.
+        Some(unsafe { BufGroup::filled(this, id, this.size) })
+    }
+
+    /// Wraps what was written to a buffer.
+    ///
+    /// # Safety
+    /// The caller holds `id` (from [`take`](BufGroup::take) or [`take_all`](BufGroup::take_all)),
+    /// and gives it up: neither it nor the kernel touches the buffer from here on.
+    pub(crate) unsafe fn filled(this: &Arc<Self>, id: u16, len: usize) -> RecvBuf {
+        assert!(id < this.count && len <= this.size);
         RecvBuf {
             len,
-            lease: Some((Arc::clone(self), id)),
+            lease: Some((Arc::clone(this), id)),
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<u16>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<u16>> {
         self.free.lock().unwrap_or_else(|e| e.into_inner())
     }
 }

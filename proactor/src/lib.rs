@@ -25,17 +25,23 @@
 //! ```
 
 #![cfg(target_os = "linux")]
+#![deny(unsafe_code)]
 
 mod backend;
 mod block_on;
+#[allow(unsafe_code, reason = "buffers that the kernel reads and writes")]
 mod buf;
 mod builder;
 mod emulated;
+#[allow(unsafe_code, reason = "epoll(7)")]
 mod epoll;
 mod exec;
 mod fd;
 mod forward;
 mod job;
+#[cfg(all(test, loom))]
+mod models;
+#[allow(unsafe_code, reason = "socket calls and their addresses")]
 pub mod net;
 mod op;
 mod pipe;
@@ -46,9 +52,12 @@ mod probe;
 mod remote;
 mod ring;
 mod stats;
+mod sync;
+#[allow(unsafe_code, reason = "system calls")]
 mod sys;
 mod timer;
 mod transfer;
+mod wake;
 
 pub use buf::{RecvBuf, SendBuf};
 pub use builder::{BackendChoice, Builder};

@@ -2,12 +2,12 @@
 //! idle. A full pool makes no one wait but the operation itself, in a queue.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::exec;
 use crate::op::{Op, Token};
 use crate::port::{Done, Packet, Port};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard, thread};
 use crate::sys;
 use crate::transfer::Transfer;
 
@@ -83,7 +83,7 @@ impl Workers {
         state.threads += 1;
         drop(state);
         let shared = Arc::clone(&self.shared);
-        let thread = std::thread::Builder::new().name("proactor-worker".into());
+        let thread = thread::Builder::new().name("proactor-worker".into());
         if let Err(e) = thread.spawn(move || shared.work()) {
             self.shared.lock().threads -= 1;
             self.without_threads(&e);
@@ -138,6 +138,13 @@ impl Workers {
         let mut state = self.shared.lock();
         let at = state.jobs.iter().position(wanted)?;
         state.jobs.remove(at)
+    }
+
+    /// Lets threads that wait for work end now.
+    #[cfg(all(test, loom))]
+    pub(crate) fn expire(&self) {
+        let _state = self.shared.lock();
+        self.shared.work.expire();
     }
 
     pub(crate) fn threads(&self) -> usize {
@@ -221,7 +228,7 @@ impl Shared {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::op::Output;

@@ -3,14 +3,14 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::Proactor;
 use crate::op::{Completion, Op, Output, Token};
-use crate::sys;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::transfer::Transfer;
+use crate::wake::Wake;
 
 /// A closure to be run on the loop.
 pub(crate) type Call = Box<dyn FnOnce(&Proactor) + Send>;
@@ -46,8 +46,8 @@ impl From<Done> for Completion {
 /// The queue and its eventfd.
 pub(crate) struct Port {
     packets: Mutex<VecDeque<Packet>>,
-    wake: OwnedFd,
-    /// The eventfd has been written since the loop last looked: one write is enough.
+    pub(crate) wake: Wake,
+    /// The eventfd has been set since the loop last looked: once is enough.
     notified: AtomicBool,
     stop: AtomicBool,
     /// The loop is gone: packets are refused.
@@ -60,7 +60,7 @@ impl Port {
     pub(crate) fn new() -> io::Result<Arc<Port>> {
         Ok(Arc::new(Port {
             packets: Mutex::new(VecDeque::new()),
-            wake: sys::eventfd()?,
+            wake: Wake::new()?,
             notified: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -83,7 +83,7 @@ impl Port {
     }
 
     pub(crate) fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
+        self.stop.swap(true, Ordering::AcqRel);
         self.notify();
     }
 
@@ -93,15 +93,17 @@ impl Port {
     }
 
     /// Takes all packets out. The flag is cleared before the queue is looked at, so that
-    /// a packet posted meanwhile writes the eventfd again.
+    /// a packet posted meanwhile sets the eventfd again.
     pub(crate) fn take(&self, into: &mut VecDeque<Packet>) {
         if !self.notified.load(Ordering::Acquire) {
             return;
         }
-        // Reading an eventfd sets it to zero. EAGAIN: whoever set the flag has yet to write. Then
-        // the flag stays, so that the eventfd, which will end a wait, is read after that.
-        if sys::read_counter(self.wake.as_fd()).is_ok() {
-            self.notified.store(false, Ordering::SeqCst);
+        // Not set: whoever set the flag has yet to come to the eventfd. Then the flag stays, so
+        // that the eventfd, which will end a wait, is cleared after that.
+        if self.wake.clear() {
+            // A swap, to acquire what those did who found the flag set and left it at that: their
+            // stop must be seen by the `take_stop` that follows.
+            self.notified.swap(false, Ordering::AcqRel);
         }
         std::mem::swap(&mut *self.lock(), into);
     }
@@ -119,9 +121,8 @@ impl Port {
 
     /// Makes the eventfd readable, so that a loop that is to come back at once is told to.
     pub(crate) fn notify(&self) {
-        if !self.notified.swap(true, Ordering::SeqCst) {
-            // Fails only where the counter is at its maximum: it is readable then.
-            let _ = sys::write_at(self.wake.as_fd(), &1_u64.to_ne_bytes(), -1);
+        if !self.notified.swap(true, Ordering::AcqRel) {
+            self.wake.set();
         }
     }
 
@@ -133,14 +134,15 @@ impl Port {
         self.embedded.load(Ordering::Relaxed)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Packet>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Packet>> {
         self.packets.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::sys;
     use std::time::Duration;
 
     fn readable(port: &Port) -> bool {
@@ -169,17 +171,17 @@ mod tests {
         assert!(!port.post(call()));
     }
 
-    /// A thread has set the flag and is about to write. What it then writes must be read some
+    /// A thread has set the flag and is about to set the eventfd. That must be cleared some
     /// time: else the eventfd stays readable, and the loop never sleeps again.
     #[test]
-    fn a_late_write_is_read() {
+    fn a_late_wake_is_cleared() {
         let port = Port::new().unwrap();
         let mut into = VecDeque::new();
         port.notified.store(true, Ordering::SeqCst);
         port.lock().push_back(call());
         port.take(&mut into);
         assert_eq!(into.drain(..).count(), 1);
-        sys::write_at(port.wake.as_fd(), &1_u64.to_ne_bytes(), -1).unwrap();
+        port.wake.set();
         assert!(readable(&port));
         port.take(&mut into);
         assert!(!readable(&port));

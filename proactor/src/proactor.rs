@@ -8,7 +8,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Context, Event};
@@ -18,6 +17,7 @@ use crate::port::{Call, Packet, Port};
 use crate::probe::Probe;
 use crate::remote::Remote;
 use crate::stats::Stats;
+use crate::sync::Arc;
 use crate::sys::SigpipeBlocked;
 use crate::timer::Timers;
 

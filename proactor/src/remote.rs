@@ -1,9 +1,8 @@
 //! [`Remote`]: what other threads may do with a proactor.
 
-use std::sync::Arc;
-
 use crate::Proactor;
 use crate::port::{Packet, Port};
+use crate::sync::Arc;
 
 /// A handle for other threads: IOCP's `PostQueuedCompletionStatus`. It doesn't keep the proactor
 /// alive.

@@ -244,10 +244,12 @@ pub(crate) fn read_spare(
 }
 
 /// Counts bytes that the kernel has written to a buffer's spare capacity on our behalf.
-pub(crate) fn appended(buf: &mut BytesMut, n: usize) {
+///
+/// # Safety
+/// The first `n` bytes of the spare capacity have been written.
+pub(crate) unsafe fn appended(buf: &mut BytesMut, n: usize) {
     assert!(n <= buf.capacity() - buf.len());
-    // SAFETY: within the capacity (checked), and written by the kernel: the caller passes on the
-    // count with which it has completed a read into that very spare capacity.
+    // SAFETY: within the capacity (checked), and written (the caller's promise).
     unsafe { buf.advance_mut(n) };
 }
 
@@ -640,6 +642,13 @@ pub(crate) fn open_how(open: &crate::op::Open) -> OpenHow {
             0
         },
     }
+}
+
+/// A file of memory alone (memfd_create(2)).
+#[cfg(test)]
+pub(crate) fn memfd() -> io::Result<OwnedFd> {
+    // SAFETY: the name is a C string.
+    own(unsafe { libc::memfd_create(c"test".as_ptr(), libc::MFD_CLOEXEC) })
 }
 
 /// A resource's soft limit; `None` for unlimited.

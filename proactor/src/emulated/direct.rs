@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use crate::backend::Context;
+use crate::buf::BufGroup;
 use crate::fd::{Fd, FileKind};
 use crate::net;
 use crate::op::{Completion, Op, Output, Token};
@@ -271,7 +272,7 @@ fn connect(socket: &Fd, address: &net::Address, begun: bool) -> Try {
 
 fn recv_multi(cx: &mut Context, token: Token, socket: &Fd, plain: bool) -> Try {
     for _ in 0..BUFFERS {
-        let data = match cx.bufs.recv(socket.as_fd()) {
+        let data = match BufGroup::recv(&cx.bufs, socket.as_fd()) {
             None => return Try::NoBuffer,
             Some(Ok(data)) => data,
             Some(Err(e)) if e.kind() == io::ErrorKind::WouldBlock => return Try::Home,

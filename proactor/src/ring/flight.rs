@@ -2,7 +2,7 @@
 //! how it is put into a submission queue entry.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{opcode, types};
@@ -226,7 +226,7 @@ impl Flight {
             Op::Poll {
                 fd: target,
                 interest,
-            } => poll(target.as_fd(), interest.0),
+            } => poll(target.as_raw_fd(), interest.0),
             Op::Open(open) => {
                 let how = sys::open_how(open);
                 let how = Box::new(
@@ -249,6 +249,16 @@ impl Flight {
                 ));
             }
         })
+    }
+
+    /// Counts what a completed receive or read has brought into the operation's buffer.
+    #[expect(unsafe_code, reason = "the kernel wrote behind the compiler's back")]
+    pub(super) fn filled(&mut self, n: usize) {
+        if let Task::Op(Op::Recv { buf, .. } | Op::Read { buf, .. }) = &mut self.task {
+            // SAFETY: `entry` gave the kernel this very spare capacity, nothing has touched the
+            // buffer since, and `n` is the count that the kernel completed the operation with.
+            unsafe { sys::appended(buf, n) };
+        }
     }
 
     /// The linked pair that moves one pipe full: the drain follows the fill whatever that brought
@@ -277,7 +287,7 @@ impl Flight {
         if skip_success {
             flags |= Flags::SKIP_SUCCESS;
         }
-        let wait = poll(transfer.target().as_fd(), libc::POLLOUT).flags(flags);
+        let wait = poll(transfer.target().as_raw_fd(), libc::POLLOUT).flags(flags);
         let drain = self.drain(0)?;
         Some([self.label(wait, Step::Poll), drain])
     }
@@ -321,7 +331,7 @@ impl Flight {
 
     /// A wait for readiness.
     pub(super) fn wait_for(&mut self, target: &Fd, events: i16) -> Entry {
-        self.label(poll(target.as_fd(), events), Step::Poll)
+        self.label(poll(target.as_raw_fd(), events), Step::Poll)
     }
 }
 
@@ -334,8 +344,8 @@ fn raw(fd: BorrowedFd<'_>) -> types::Fd {
 }
 
 /// A one-shot wait at a descriptor.
-pub(super) fn poll(fd: BorrowedFd<'_>, events: i16) -> Entry {
-    opcode::PollAdd::new(raw(fd), events as u16 as u32).build()
+pub(super) fn poll(fd: RawFd, events: i16) -> Entry {
+    opcode::PollAdd::new(types::Fd(fd), events as u16 as u32).build()
 }
 
 /// Where to read or write. The ring would take no notice of an offset into a pipe or socket,

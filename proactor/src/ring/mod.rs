@@ -2,8 +2,9 @@
 //!
 //! An operation lives in `flights`, at its token's index, from its submission until its last
 //! completion, whatever anybody drops meanwhile: so the kernel never writes to freed memory. All
-//! `unsafe` of submitting is in [`Ring::push`].
+//! `unsafe` of submitting is in [`Ring::try_push`].
 
+#[allow(unsafe_code, reason = "memory that is shared with the kernel")]
 mod buffers;
 mod flight;
 mod room;
@@ -18,6 +19,7 @@ use io_uring::squeue::Entry;
 use io_uring::{IoUring, cqueue};
 
 use crate::backend::{Backend, Context};
+use crate::buf::BufGroup;
 use crate::builder::Builder;
 use crate::epoll::Epoll;
 use crate::fd::Fd;
@@ -128,6 +130,10 @@ impl Ring {
         }
     }
 
+    #[expect(
+        unsafe_code,
+        reason = "what an entry points to must outlive its completion"
+    )]
     fn try_push(&mut self, first: &Entry, second: Option<&Entry>) -> bool {
         let mut queue = self.ring.submission();
         // A link must not be cut by the end of a submission.
@@ -135,9 +141,11 @@ impl Ring {
             return false;
         }
         for entry in std::iter::once(first).chain(second) {
-            // SAFETY: every entry was made from a flight (`Flight::entry` and its kin), which
-            // stays in `flights` until the completions of all its outstanding steps have come, or
-            // for ever (`abandon`); watches and cancels point to nothing.
+            // SAFETY: what the entry points to (buffers, iovecs, an address, a path) is owned by
+            // the flight it was made from (`Flight::entry` and its kin), on the heap, and stays
+            // in `flights` until the completions of all its outstanding steps have come, or for
+            // ever (`abandon`). So do the descriptors, by number: the kernel may look a linked
+            // entry's up only when its turn comes. Cancels and watches point to nothing.
             if unsafe { queue.push(entry) }.is_err() {
                 unreachable!("the room was checked");
             }
@@ -301,6 +309,10 @@ impl Ring {
             return;
         };
         if result < 0 {
+            if let (Some(id), Some(buffers)) = (buffer, &mut self.buffers) {
+                // A receive that failed in a kernel's worker may have kept its buffer.
+                drop(buffers.filled(id, 0));
+            }
             self.op_failed(cx, token, -result);
             return;
         }
@@ -321,8 +333,8 @@ impl Ring {
                 }
                 Ok(Output::Ready(Interest(result as i16)))
             }
-            Op::Recv { buf, .. } | Op::Read { buf, .. } => {
-                sys::appended(buf, n as usize);
+            Op::Recv { .. } | Op::Read { .. } => {
+                flight.filled(n as usize);
                 Ok(Output::Done)
             }
             Op::RecvMulti { .. } => {
@@ -437,7 +449,7 @@ impl Ring {
             return;
         };
         let socket = socket.clone();
-        match cx.bufs.recv(socket.as_fd()) {
+        match BufGroup::recv(&cx.bufs, socket.as_fd()) {
             None => {
                 self.starved.push(token);
                 cx.bufs.set_starved();
@@ -481,16 +493,18 @@ impl Ring {
         if !is_half_closed(socket) {
             return false;
         }
-        let added = self.room.open().and_then(|opened| {
-            if let Some(fd) = opened {
-                // SAFETY: the epoll's own descriptor, which is open as long as `self.room`.
-                self.watch(unsafe { BorrowedFd::borrow_raw(fd) })?;
-            }
-            self.room.add(token, socket)
-        });
-        added
+        self.add_wait_for_room(token, socket)
             .inspect_err(|e| log::debug!("a wait for room will be a busy one: {e}"))
             .is_ok()
+    }
+
+    fn add_wait_for_room(&mut self, token: Token, socket: &Fd) -> io::Result<()> {
+        if let Some(epoll) = self.room.open()? {
+            self.outer.add_level(epoll, 0)?;
+            self.watched.push(epoll.as_raw_fd());
+            self.unwatched.push(epoll.as_raw_fd());
+        }
+        self.room.add(token, socket)
     }
 
     /// Goes on with those that waited for room and have it.
@@ -511,10 +525,8 @@ impl Ring {
     fn watch_again(&mut self) {
         for fd in std::mem::take(&mut self.unwatched) {
             if self.watched.contains(&fd) {
-                // SAFETY: whoever had it watched keeps it open as long as the ring.
-                let target = unsafe { BorrowedFd::borrow_raw(fd) };
                 let data = (fd as u64) << 32 | WATCH & u64::from(u32::MAX);
-                self.push(poll(target, libc::POLLIN).user_data(data), None);
+                self.push(poll(fd, libc::POLLIN).user_data(data), None);
             }
         }
     }

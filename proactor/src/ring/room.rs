@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use crate::epoll::{Epoll, OUT, RDHUP};
@@ -33,12 +33,12 @@ pub(super) fn is_half_closed(socket: &Fd) -> bool {
 
 impl RoomWaits {
     /// The epoll, where this call has made it: it is to be watched.
-    pub(super) fn open(&mut self) -> io::Result<Option<RawFd>> {
+    pub(super) fn open(&mut self) -> io::Result<Option<BorrowedFd<'_>>> {
         if self.epoll.is_some() {
             return Ok(None);
         }
         let epoll = self.epoll.insert(Epoll::new()?);
-        Ok(Some(epoll.as_fd().as_raw_fd()))
+        Ok(Some((*epoll).as_fd()))
     }
 
     pub(super) fn is(&self, watched: RawFd) -> bool {

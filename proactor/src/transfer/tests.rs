@@ -15,9 +15,7 @@ fn pool(count: usize) -> PipePool {
 }
 
 fn file() -> Fd {
-    // SAFETY: the name is a C string.
-    let file = sys::own(unsafe { libc::memfd_create(c"t".as_ptr(), 0) }).unwrap();
-    let mut file = std::fs::File::from(file);
+    let mut file = std::fs::File::from(sys::memfd().unwrap());
     file.write_all(&vec![7; LEN as usize]).unwrap();
     Fd::new(file)
 }
