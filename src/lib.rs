@@ -15,8 +15,10 @@ mod listener;
 mod oneshot;
 mod pacing;
 mod protocol;
+mod receive;
 mod route;
 mod send;
+mod sink;
 mod source;
 #[cfg(feature = "cli")]
 pub mod streamer;
@@ -31,8 +33,10 @@ pub use connector::{ConnectHandle, connect};
 pub use future::{Drain, SendFuture};
 pub use listener::Listener;
 pub use protocol::Protocol;
+pub use receive::{FileSync, ReceiveError, ReceiveHandle, ReceiveOptions, ReceiveOutcome};
 pub use route::{Route, RouteChoice, Routes};
 pub use send::{End, SendError, SendHandle, SendOptions, SendOutcome};
+pub use sink::Sink;
 pub use source::Source;
 pub use transport::{Transport, TransportOptions};
 

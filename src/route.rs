@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use proactor::{BackendKind, Fd, Filesystem, Method, Residency};
+use proactor::{BackendKind, Fd, FileKind, Filesystem, Method, Residency};
 
 /// A way for bytes from a source to the peer. Bytes, counts and errors are the same on each.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -192,6 +192,52 @@ fn by_residency(backend: BackendKind, residency: Residency, left: u64) -> Decisi
         (BackendKind::Ring | BackendKind::Emulated, Residency::Cold | Residency::Unknown) => {
             Decision::Native(Route::Chain, left.min(CHAIN_PIECE))
         }
+    }
+}
+
+/// What is known of a receive when its next piece is to come.
+pub(crate) struct Writing {
+    pub(crate) choice: RouteChoice,
+    /// The kernel has refused to splice into this file, or out of this socket.
+    pub(crate) refused: bool,
+    /// There was no pipe for the piece before.
+    pub(crate) no_pipe: bool,
+    /// Bytes to come; `None` where only the stream's end tells.
+    pub(crate) left: Option<u64>,
+    pub(crate) kind: FileKind,
+    /// Where the file is, if it is a regular one.
+    pub(crate) filesystem: Option<Filesystem>,
+}
+
+/// Receives, and rests of receives, of at most this many bytes are copied.
+const COPY_IN_UP_TO: u64 = 16 << 10;
+
+/// Decides how the next piece of a receive comes into its file.
+pub(crate) fn decide_writing(writing: &Writing) -> Decision {
+    let left = writing.left.unwrap_or(u64::MAX);
+    if writing.refused || writing.no_pipe {
+        return Decision::Copy;
+    }
+    match (writing.choice, writing.kind) {
+        (RouteChoice::Force(Route::Copy), _) => Decision::Copy,
+        (RouteChoice::Force(Route::Inline), _) => Decision::Native(Route::Inline, left),
+        (RouteChoice::Force(Route::Chain | Route::Sendfile), _) => {
+            Decision::Native(Route::Chain, left)
+        }
+        // Readiness tells when they take more: nothing of it blocks.
+        (RouteChoice::Auto, FileKind::Pipe | FileKind::Socket) => {
+            Decision::Native(Route::Inline, left)
+        }
+        (RouteChoice::Auto, FileKind::Regular | FileKind::BlockDevice) => {
+            match writing.filesystem {
+                Some(Filesystem::Network | Filesystem::Generated) => Decision::Copy,
+                _ if left <= COPY_IN_UP_TO => Decision::Copy,
+                // There is no disk to be waited for.
+                Some(Filesystem::Memory) => Decision::Native(Route::Inline, left),
+                _ => Decision::Native(Route::Chain, left),
+            }
+        }
+        (RouteChoice::Auto, _) => Decision::Copy,
     }
 }
 

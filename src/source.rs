@@ -48,16 +48,7 @@ impl Source {
     /// kernel sends from the page cache; one that is truncated ends the send as
     /// [`End::Truncated`](crate::End::Truncated).
     pub fn file(file: impl Into<Fd>, range: impl RangeBounds<u64>) -> Source {
-        let start = match range.start_bound() {
-            Bound::Included(start) => *start,
-            Bound::Excluded(before) => before.saturating_add(1),
-            Bound::Unbounded => 0,
-        };
-        let len = match range.end_bound() {
-            Bound::Included(last) => Some(last.saturating_add(1).saturating_sub(start)),
-            Bound::Excluded(end) => Some(end.saturating_sub(start)),
-            Bound::Unbounded => None,
-        };
+        let (start, len) = start_and_len(range);
         let fd = file.into();
         Source::from(Kind::File { fd, start, len })
     }
@@ -96,6 +87,21 @@ impl Source {
     pub fn bytes(bytes: impl Into<Bytes>) -> Source {
         Source::from(Kind::Bytes(bytes.into()))
     }
+}
+
+/// A range's start and its length, if it has one.
+pub(crate) fn start_and_len(range: impl RangeBounds<u64>) -> (u64, Option<u64>) {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let len = match range.end_bound() {
+        Bound::Included(last) => Some(last.saturating_add(1).saturating_sub(start)),
+        Bound::Excluded(end) => Some(end.saturating_sub(start)),
+        Bound::Unbounded => None,
+    };
+    (start, len)
 }
 
 impl fmt::Debug for Source {

@@ -1,6 +1,7 @@
 //! What users do with a connection. Everything here only notes what is wanted, and sees to it that
 //! the loop comes by.
 
+use std::cell::RefMut;
 use std::io;
 use std::rc::Rc;
 use std::time::Instant;
@@ -89,13 +90,7 @@ impl Conn {
             && self.is_writable();
         if !open {
             self.finish(&mut state.events, file, End::Closing);
-            self.poke(&mut state);
-            if !state.tick && !self.settling.get() {
-                // The proactor is gone: nobody will be told, and nothing may be kept for that.
-                let events = std::mem::take(&mut state.events);
-                drop(state);
-                drop(events);
-            }
+            self.tell(state);
             return id;
         }
         if let Some(at) = timeout.and_then(|timeout| Instant::now().checked_add(timeout)) {
@@ -104,6 +99,17 @@ impl Conn {
         state.queue.push_file(file);
         self.queued(&mut state);
         id
+    }
+
+    /// Has an event told, also where nothing goes on any more.
+    pub(super) fn tell(self: &Rc<Self>, mut state: RefMut<'_, State>) {
+        self.poke(&mut state);
+        if !state.tick && !self.settling.get() {
+            // The proactor is gone: nobody will be told, and nothing may be kept for that.
+            let events = std::mem::take(&mut state.events);
+            drop(state);
+            drop(events);
+        }
     }
 
     /// Ends a send before its time.
@@ -140,6 +146,7 @@ impl Conn {
         let mut state = self.state.borrow_mut();
         if matches!(state.phase, Phase::Open) {
             state.phase = Phase::Closing;
+            self.stop_receives(&mut state);
             state.reading.clear();
             self.update_reading(&mut state);
             self.poke(&mut state);
@@ -165,7 +172,10 @@ impl Conn {
     pub(crate) fn resume_reading(self: &Rc<Self>) {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
-        if state.reading.resume(&mut state.events) {
+        if state
+            .reading
+            .resume(state.receiving.is_any(), &mut state.events)
+        {
             self.poke(state);
         }
     }

@@ -20,6 +20,7 @@ use super::flow::Flow;
 use super::outgoing::Out;
 use super::queue::Queue;
 use super::reading::Reading;
+use super::receiving::Receiving;
 use super::shared::Shared;
 use super::{Transport, TransportOptions};
 use crate::protocol::Protocol;
@@ -45,8 +46,10 @@ pub(crate) enum Key {
     Receive,
     /// The outgoing operation with this number.
     Out(u32),
+    /// The operation with this number of a file's receive.
+    In(u32),
     Tick,
-    /// The deadline of the send with this id.
+    /// The deadline of the send or receive with this id.
     Deadline(u64),
 }
 
@@ -54,18 +57,20 @@ impl Key {
     fn pack(self) -> u64 {
         match self {
             Key::Receive => 0,
-            Key::Out(number) => u64::from(number) << 2 | 1,
+            Key::Out(number) => u64::from(number) << 3 | 1,
             Key::Tick => 2,
-            Key::Deadline(id) => id << 2 | 3,
+            Key::Deadline(id) => id << 3 | 3,
+            Key::In(number) => u64::from(number) << 3 | 4,
         }
     }
 
     fn unpack(key: u64) -> Key {
-        match key & 3 {
+        match key & 7 {
             0 => Key::Receive,
-            1 => Key::Out((key >> 2) as u32),
+            1 => Key::Out((key >> 3) as u32),
             2 => Key::Tick,
-            _ => Key::Deadline(key >> 2),
+            3 => Key::Deadline(key >> 3),
+            _ => Key::In((key >> 3) as u32),
         }
     }
 }
@@ -105,6 +110,7 @@ pub(crate) struct State {
     pub(crate) flow: Flow,
     pub(crate) out: Out,
     pub(crate) reading: Reading,
+    pub(crate) receiving: Receiving,
     pub(crate) events: VecDeque<Event>,
     /// `connection_made` has been called.
     pub(super) made: bool,
@@ -213,6 +219,7 @@ impl Conn {
                 flow,
                 out: Out::default(),
                 reading: Reading::new(!options.not_reading),
+                receiving: Receiving::default(),
                 events: VecDeque::from([Event::Made]),
                 made: false,
                 tick: false,
@@ -273,6 +280,7 @@ impl Conn {
             return;
         }
         self.flush(state);
+        self.go_on_receiving(state);
         self.update_reading(state);
         let pressure = state.queue.pressure();
         if matches!(state.phase, Phase::Open | Phase::Closing)
@@ -352,12 +360,13 @@ impl Conn {
         }
         state.phase = Phase::Ending { error, sends };
         self.interrupt(state);
+        self.interrupt_receiving(state);
         self.update_reading(state);
         self.poke(state);
     }
 
     fn finish_ending(self: &Rc<Self>, state: &mut State) {
-        let idle = state.out.is_idle() && state.reading.is_idle();
+        let idle = state.out.is_idle() && state.reading.is_idle() && state.receiving.is_idle();
         if !idle || !matches!(state.phase, Phase::Ending { .. }) {
             return;
         }
@@ -375,6 +384,7 @@ impl Conn {
             });
             self.finish(events, file, end);
         });
+        self.clear_receives(state, error.as_ref(), sends);
         state.phase = Phase::Lost {
             broken: error.is_some(),
         };
@@ -423,6 +433,7 @@ impl Conn {
             self.proactor_gone(&mut state);
             state.out.abandon();
             state.reading.abandon();
+            state.receiving.abandon();
         }
         self.settle();
     }
@@ -442,9 +453,11 @@ impl Handler for Conn {
                         state.pressed = None;
                     }
                 }
+                Key::In(number) => self.came_in(&mut state, number, completion),
                 Key::Tick => self.ticked(&mut state),
                 Key::Deadline(id) if completion.result.is_ok() => {
                     self.stop(&mut state, id, End::TimedOut);
+                    self.stop_receive_in(&mut state, id, End::TimedOut);
                 }
                 Key::Deadline(_) => {}
             }
@@ -473,7 +486,8 @@ mod tests {
             Key::Out(0),
             Key::Out(u32::MAX),
             Key::Deadline(0),
-            Key::Deadline(u64::MAX >> 2),
+            Key::Deadline(u64::MAX >> 3),
+            Key::In(u32::MAX),
         ] {
             assert_eq!(Key::unpack(key.pack()), key);
         }

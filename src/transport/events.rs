@@ -12,6 +12,7 @@ use super::conn::{Conn, Phase};
 use super::file::{FileSend, copy_error};
 use super::flow::Signal;
 use super::reading::Received;
+use super::receiving::FileReceive;
 use crate::protocol::Protocol;
 
 /// What a user is to be told.
@@ -24,6 +25,9 @@ pub(crate) enum Event {
     Sent(Box<FileSend>),
     /// Tasks that waited for the queue to drain.
     Wake(Vec<Waker>),
+    /// The receive with this id has got on.
+    ReceiveProgress(u64),
+    FileReceived(Box<FileReceive>),
     /// Nobody is told of it, but a user's code may be in its end.
     Discard(Box<dyn Any>),
     Lost(Option<io::Error>),
@@ -54,6 +58,8 @@ impl Conn {
             Event::Wake(wakers) => {
                 self.guard(|| wakers.into_iter().for_each(Waker::wake));
             }
+            Event::ReceiveProgress(id) => self.deliver_receive_progress(transport, id),
+            Event::FileReceived(receive) => self.deliver_file_received(transport, *receive),
             Event::Discard(what) => {
                 self.guard(move || drop(what));
             }
@@ -77,7 +83,7 @@ impl Conn {
                 received.recycle(&self.shared);
                 return;
             }
-            if !state.reading.wanted() {
+            if !state.reading.wanted() || state.receiving.is_any() {
                 state.reading.hold(received, &self.shared);
                 return;
             }
@@ -142,6 +148,43 @@ impl Conn {
         }
         // Its source may have a user's code in its end.
         self.guard(move || drop(file));
+    }
+
+    fn deliver_receive_progress(self: &Rc<Self>, transport: &Transport, id: u64) {
+        let (mut progress, received) = {
+            let mut state = self.state.borrow_mut();
+            let Some(receive) = state.receiving.find(id) else {
+                return;
+            };
+            let Some(progress) = receive.progress.take() else {
+                return;
+            };
+            receive.reported = receive.received;
+            (progress, receive.received)
+        };
+        self.guard(|| progress(transport, received));
+        let mut state = self.state.borrow_mut();
+        if let Some(receive) = state.receiving.find(id) {
+            receive.progress = Some(progress);
+            return;
+        }
+        drop(state);
+        self.guard(move || drop(progress));
+    }
+
+    fn deliver_file_received(self: &Rc<Self>, transport: &Transport, mut receive: FileReceive) {
+        if let Some(mut progress) = receive.progress.take() {
+            self.guard(|| {
+                if receive.received > receive.reported {
+                    progress(transport, receive.received);
+                }
+                drop(progress);
+            });
+        }
+        let outcome = receive.outcome();
+        if let Some(on_received) = receive.on_received.take() {
+            self.guard(|| on_received(transport, outcome));
+        }
     }
 
     /// Calls the protocol, if there is one. `None` where it panicked, or there is none.

@@ -9,6 +9,7 @@ mod flow;
 mod outgoing;
 mod queue;
 mod reading;
+mod receiving;
 mod shared;
 
 use std::fmt;
@@ -23,8 +24,10 @@ pub(crate) use conn::Conn;
 use conn::Medium;
 
 use crate::protocol::Protocol;
+use crate::receive::{ReceiveHandle, ReceiveOptions, ReceiveOutcome};
 use crate::route::RouteChoice;
 use crate::send::{SendHandle, SendOptions, SendOutcome};
+use crate::sink::Sink;
 use crate::source::Source;
 
 /// Settings for a transport.
@@ -129,6 +132,39 @@ impl Transport {
             .conn
             .send_file(source.into(), options, Box::new(on_sent));
         SendHandle {
+            conn: Rc::downgrade(&self.conn),
+            id,
+        }
+    }
+
+    /// Receives a file: what arrives from here on goes into it, not to
+    /// [`data_received`](Protocol::data_received), until its length is reached or the stream ends.
+    /// `on_received` is called once, from the loop, whatever happens (but not if the proactor is
+    /// gone when this is called). What follows the file comes to `data_received` after that, and
+    /// the end of the stream to `eof_received`. Several receives follow one another in the order
+    /// of the calls.
+    ///
+    /// Bytes that arrived before and have not been delivered go first; those that the protocol was
+    /// given already can be handed back ([`ReceiveOptions::prefix`]). Order and count are exact,
+    /// however the receive ends: what was taken off the connection and is not in the file comes to
+    /// `data_received`. So a receive that ends before its time leaves the connection usable; whether
+    /// what follows can be understood is for the protocol to know.
+    ///
+    /// [`pause_reading`](Transport::pause_reading) does not hold a receive back: it pauses
+    /// `data_received` alone. [`close`](Transport::close) and [`abort`](Transport::abort) end it
+    /// as cancelled, a reset as [`End::PeerGone`](crate::End::PeerGone). On a transport that is
+    /// closing or lost it ends with [`End::Closing`](crate::End::Closing). The write side is not
+    /// touched.
+    pub fn receive_file(
+        &self,
+        sink: impl Into<Sink>,
+        options: ReceiveOptions,
+        on_received: impl FnOnce(&Transport, ReceiveOutcome) + 'static,
+    ) -> ReceiveHandle {
+        let id = self
+            .conn
+            .receive_file(sink.into(), options, Box::new(on_received));
+        ReceiveHandle {
             conn: Rc::downgrade(&self.conn),
             id,
         }

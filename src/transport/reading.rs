@@ -10,7 +10,7 @@ use std::ops::Deref;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
-use proactor::{Completion, Interest, Op, Output, RecvBuf, Token};
+use proactor::{Completion, Interest, Op, Output, RecvBuf, SendBuf, Token};
 
 use super::conn::{Conn, Key, Medium, Phase, State};
 use super::events::Event;
@@ -27,6 +27,15 @@ pub(crate) enum Received {
 impl Received {
     pub(crate) fn is_end(&self) -> bool {
         matches!(self, Received::End)
+    }
+
+    pub(crate) fn into_buf(self) -> SendBuf {
+        match self {
+            Received::Lease(bytes) => Bytes::copy_from_slice(&bytes).into(),
+            Received::Buffer(bytes) => bytes.into(),
+            Received::Held(bytes) => bytes.into(),
+            Received::End => SendBuf::new(),
+        }
     }
 
     pub(crate) fn recycle(self, shared: &Shared) {
@@ -56,7 +65,7 @@ pub(crate) struct Reading {
     cancelling: bool,
     /// The stream has ended.
     over: bool,
-    /// What arrived while the user did not want it.
+    /// What arrived while the user did not want it, or while a receive of a file has the stream.
     held: VecDeque<Received>,
 }
 
@@ -96,16 +105,56 @@ impl Reading {
         self.wanted = false;
     }
 
-    /// Gives out what was held, before what else is to be told. False if it was not paused.
-    pub(crate) fn resume(&mut self, events: &mut VecDeque<Event>) -> bool {
+    /// Gives out what was held, before what else is to be told; where the stream is `taken`, later.
+    /// False if it was not paused.
+    pub(crate) fn resume(&mut self, taken: bool, events: &mut VecDeque<Event>) -> bool {
         if self.wanted {
             return false;
         }
         self.wanted = true;
+        if taken {
+            return true;
+        }
         for received in std::mem::take(&mut self.held).into_iter().rev() {
             events.push_front(Event::Received(received));
         }
         true
+    }
+
+    /// The stream is no longer taken: what is held is to be told, if it is wanted.
+    pub(crate) fn release(&mut self, events: &mut VecDeque<Event>) {
+        if self.wanted {
+            events.extend(self.held.drain(..).map(Event::Received));
+        }
+    }
+
+    /// Bytes that arrived and were not delivered, the first of them.
+    pub(crate) fn take_held(&mut self) -> Option<Received> {
+        match self.held.front() {
+            None | Some(Received::End) => None,
+            Some(_) => self.held.pop_front(),
+        }
+    }
+
+    /// Takes bytes back that are to come before all that is held, or `behind` it.
+    pub(crate) fn put_back(&mut self, received: Received, behind: bool) {
+        if behind {
+            self.held.push_back(received);
+        } else {
+            self.held.push_front(received);
+        }
+    }
+
+    /// Whether the stream has ended, with nothing held before its end.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.over && self.held.front().is_none_or(Received::is_end)
+    }
+
+    /// The stream was found to end, by who has taken it.
+    pub(crate) fn end_here(&mut self) {
+        if !std::mem::replace(&mut self.over, true) {
+            self.held.push_back(Received::End);
+        }
     }
 
     pub(crate) fn clear(&mut self) {
@@ -128,9 +177,10 @@ impl Conn {
                 ..
             }
         );
+        let taken = state.receiving.is_any();
         let reading = &mut state.reading;
-        let wanted =
-            matches!(state.phase, Phase::Open) && !reading.over && (reading.wanted || watching);
+        let asked = reading.wanted && !taken;
+        let wanted = matches!(state.phase, Phase::Open) && !reading.over && (asked || watching);
         match reading.op {
             Some(token) if !wanted && !reading.cancelling => {
                 reading.cancelling = true;
@@ -206,7 +256,8 @@ impl Conn {
             self.peer_gone(state, io::Error::from_raw_os_error(libc::EPIPE));
             return;
         }
-        if !state.reading.wanted || !matches!(state.phase, Phase::Open) {
+        let asked = state.reading.wanted && !state.receiving.is_any();
+        if !asked || !matches!(state.phase, Phase::Open) {
             return;
         }
         if let Some(file) = state.fd.clone() {

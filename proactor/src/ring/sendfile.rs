@@ -26,7 +26,9 @@ impl Ring {
             return;
         };
         let filling = flight.is_outstanding(Step::Fill);
-        let refused = step == Step::Fill && is_refused(flight, result);
+        // Behind a fill, a drain ends with that.
+        let alone = step == Step::Drain && flight.outstanding == 0;
+        let refused = (step == Step::Fill || alone) && is_refused(flight, result);
         let Task::Transfer(transfer) = &mut flight.task else {
             return;
         };
@@ -41,6 +43,9 @@ impl Ring {
                 }
             }
             Step::Drain if filling => flight.early_drain = Some(result),
+            Step::Drain if refused && transfer.job().drains_away() => {
+                transfer.step_failed(no_worker());
+            }
             Step::Drain => {
                 drained(transfer, result);
                 if skip_success {
