@@ -194,8 +194,8 @@ on_both_backends! {
         }
     }
 
-    fn c08_three_hundred_mebibytes(proactor: Proactor) {
-        let len = 300 << 20;
+    fn c08_more_than_all_buffers_hold(proactor: Proactor) {
+        let len = 50 << 20;
         let f = Fd::from(file(len));
         for route in ROUTES {
             let (transport, _record, peer) = open(&proactor);

@@ -63,6 +63,13 @@ pub(crate) trait Backend {
     /// Takes a transfer back whose call a worker has made.
     fn stepped(&mut self, cx: &mut Context, token: Token, transfer: Box<Transfer>);
 
+    /// Whether an operation is to run on a worker of the pool from the start, and never to be
+    /// submitted here.
+    fn leaves_to_workers(&self, op: &Op) -> bool {
+        let _ = op;
+        false
+    }
+
     /// Takes an operation back that a worker has run.
     fn done(&mut self, cx: &mut Context, done: Done) {
         cx.complete(done.token, done.into());

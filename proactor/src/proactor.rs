@@ -436,6 +436,7 @@ impl Core {
         let owner = match &op {
             Op::Timeout { .. } => Owner::Timers,
             Op::Work(_) => Owner::Workers,
+            op if state.backend.leaves_to_workers(op) => Owner::Workers,
             Op::Nop => Owner::Nops,
             _ => Owner::Backend,
         };
@@ -444,11 +445,11 @@ impl Core {
             state.cx.complete(token, Completion::cancelled(op));
             return token;
         }
-        match op {
-            Op::Timeout { at } => state.timers.insert(token, at, op),
-            Op::Work(_) => state.cx.workers.run(token, op),
-            Op::Nop => state.nops.push_back(token),
-            op => state.backend.submit(&mut state.cx, token, op),
+        match (owner, op) {
+            (_, Op::Timeout { at }) => state.timers.insert(token, at, Op::Timeout { at }),
+            (Owner::Workers, op) => state.cx.workers.run(token, op),
+            (Owner::Nops, _) => state.nops.push_back(token),
+            (_, op) => state.backend.submit(&mut state.cx, token, op),
         }
         token
     }

@@ -422,6 +422,16 @@ impl FileSend {
         }
     }
 
+    /// Sending natively has come to an end before what was to be sent did. The page cache, from
+    /// which files are spliced, may take a short read for the end of the file, or believe a size
+    /// of 0 (FUSE); so a read has the last word.
+    pub(crate) fn native_ended(&mut self) {
+        match self.body {
+            Body::Seekable { .. } if !self.native_only => self.refused = true,
+            _ => self.end_here(),
+        }
+    }
+
     /// The source has failed.
     pub(crate) fn failed(&mut self, error: io::Error) {
         self.failure = Some(match error.raw_os_error() {

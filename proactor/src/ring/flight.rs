@@ -192,13 +192,11 @@ impl Flight {
                 opcode::Read::new(fd(file), spare.as_mut_ptr().cast(), len)
                     .offset(place(file, *offset)?)
                     .build()
-                    .flags(punt(file))
             }
             Op::Write { file, buf, offset } => {
                 opcode::Write::new(fd(file), buf.as_ptr(), clamp(buf.len()))
                     .offset(place(file, *offset)?)
                     .build()
-                    .flags(punt(file))
             }
             Op::Splice {
                 from,
@@ -357,14 +355,26 @@ fn place(file: &Fd, offset: Option<u64>) -> io::Result<u64> {
     Ok(sys::maybe_offset(offset)? as u64)
 }
 
-/// Sends an operation to a kernel worker from the start where its file's reads and writes block
-/// whoever submits them. A FUSE file does: it has a poll of its own, which the ring takes for a
-/// promise not to block (seen on 6.18).
-fn punt(file: &Fd) -> Flags {
-    let blocks = file.kind() == FileKind::Regular
+/// Whether the ring must not be given an operation. Where a file of FUSE passes the page cache by
+/// (`FOPEN_DIRECT_IO`), it reads what follows a short read from the same place again (seen on 6.18).
+pub(super) fn is_unsafe(op: &Op) -> bool {
+    matches!(op, Op::Read { file, .. } | Op::Write { file, .. } if blocks(file))
+}
+
+/// Whether a file's reads and writes block whoever submits them. A FUSE file has a poll of its own,
+/// which the ring takes for a promise not to block (seen on 6.18).
+fn blocks(file: &Fd) -> bool {
+    file.kind() == FileKind::Regular
         && file.filesystem() != Filesystem::Memory
-        && !file.tells_cached();
-    if blocks { Flags::ASYNC } else { Flags::empty() }
+        && !file.tells_cached()
+}
+
+/// Sends an operation to a kernel worker from the start, where it would block whoever submits it.
+fn punt(file: &Fd) -> Flags {
+    match blocks(file) {
+        true => Flags::ASYNC,
+        false => Flags::empty(),
+    }
 }
 
 fn is_pipe(fd: &Fd) -> bool {

@@ -578,6 +578,10 @@ impl Backend for Ring {
         }
     }
 
+    fn leaves_to_workers(&self, op: &Op) -> bool {
+        flight::is_unsafe(op)
+    }
+
     fn cancel(&mut self, cx: &mut Context, token: Token) {
         let Some(flight) = self.flight(token) else {
             return;

@@ -179,7 +179,7 @@ impl Conn {
         let whole = matches!(completion.result, Ok(Output::Sent(SendFileEnd::Complete)));
         state.out.corked |= !whole;
         match completion.result {
-            Ok(Output::Sent(SendFileEnd::EndOfFile)) => file.end_here(),
+            Ok(Output::Sent(SendFileEnd::EndOfFile)) => file.native_ended(),
             Ok(Output::Sent(SendFileEnd::NoPipe)) => {
                 let stuck = file.no_pipe;
                 file.no_pipe = true;
