@@ -1,104 +1,122 @@
-//! The receiving side: a process of its own, so that its CPU time is not the server's. It connects
-//! a number of times, reads and throws away (`MSG_TRUNC`: without copying) until each connection
-//! ends, and then exits. It never sleeps, so that no server pays for waking it, which over a
-//! network none would.
+//! The receiving side of a transfer one way: a process of its own, so that its processor time is
+//! not the server's. It throws away all that comes on a number of connections, and counts during a
+//! window of time. It never sleeps, so that no server pays for waking it, which over a network none
+//! would.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The first argument that makes a benchmark's program the receiving side.
-const ROLE: &str = "--drain";
+use serde::{Deserialize, Serialize};
 
-/// Starts the receiving side, as this same program.
-pub fn start(address: SocketAddr, connections: usize) -> io::Result<Child> {
-    Command::new(std::env::current_exe()?)
-        .args([ROLE, &address.to_string(), &connections.to_string()])
-        .stdin(Stdio::null())
-        .spawn()
+use crate::child::{Helper, Server};
+use crate::measure::{self, Used, Window};
+use crate::poll::Clients;
+
+pub const ROLE: &str = "--drain";
+
+/// What was received, and what the server used for it.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Received {
+    pub bytes: u64,
+    /// Share of the time in which there was something to read: near 1, it is this side that limits.
+    pub busy: f64,
+    pub used: Used,
 }
 
-/// To be called first by every benchmark's `main`: does not return in the receiving side.
-pub fn become_drain_if_asked() {
-    let mut args = std::env::args().skip(1);
-    if args.next().as_deref() != Some(ROLE) {
-        return;
+impl Received {
+    pub fn gigabytes_per_second(&self) -> f64 {
+        self.bytes as f64 / self.used.seconds / 1e9
     }
-    let address = args.next().and_then(|a| a.parse().ok());
-    let connections = args.next().and_then(|n| n.parse().ok());
-    let (Some(address), Some(connections)) = (address, connections) else {
-        eprintln!("{ROLE} takes an address and a number");
-        std::process::exit(2);
+
+    pub fn cpu_per_gigabyte(&self) -> f64 {
+        self.used.cpu / (self.bytes as f64 / 1e9)
+    }
+}
+
+fn start(
+    server: &Server,
+    connections: usize,
+    warm: Duration,
+    time: Duration,
+) -> io::Result<Helper> {
+    let numbers = [
+        connections as u128,
+        warm.as_millis(),
+        time.as_millis(),
+        u128::from(server.id()),
+    ];
+    let mut args = vec![server.address.to_string()];
+    args.extend(numbers.iter().map(u128::to_string));
+    Helper::start(ROLE, &args)
+}
+
+/// Receives for a while.
+pub fn run(
+    server: &Server,
+    connections: usize,
+    warm: Duration,
+    time: Duration,
+) -> io::Result<Received> {
+    start(server, connections, warm, time)?.finish()
+}
+
+/// System calls of the server for a gigabyte, from a run of its own.
+pub fn system_calls(server: &Server, connections: usize) -> Option<f64> {
+    let (warm, time) = (Duration::from_millis(100), Duration::from_millis(450));
+    let load = start(server, connections, warm, time).ok()?;
+    std::thread::sleep(warm + Duration::from_millis(100));
+    let rate = measure::system_calls(server.id(), Duration::from_millis(200));
+    let received: Received = load.finish().ok()?;
+    Some(rate? / received.gigabytes_per_second())
+}
+
+/// The role: `ADDRESS CONNECTIONS WARM TIME PID`, times in milliseconds.
+pub fn role(args: &[String]) -> io::Result<Received> {
+    let usage = || {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "ADDRESS CONNECTIONS WARM TIME PID",
+        )
     };
-    crate::measure::pin(1);
-    match drain(address, connections) {
-        Ok(()) => std::process::exit(0),
-        Err(e) => {
-            eprintln!("drain: {e}");
-            std::process::exit(1);
-        }
-    }
+    let [address, numbers @ ..] = args else {
+        return Err(usage());
+    };
+    let numbers: Vec<u64> = numbers.iter().filter_map(|n| n.parse().ok()).collect();
+    let [connections, warm, time, pid] = numbers[..] else {
+        return Err(usage());
+    };
+    let address = address.parse().map_err(|_| usage())?;
+    let mut clients = Clients::connect(address, connections as usize)?;
+    count(&mut clients, Duration::from_millis(warm), None)?;
+    let window = Window::open(pid as u32);
+    count(&mut clients, Duration::from_millis(time), Some(window))
 }
 
-fn drain(address: SocketAddr, connections: usize) -> io::Result<()> {
-    // SAFETY: takes and touches no memory.
-    let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-    if epoll < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let mut streams = Vec::new();
-    for index in 0..connections {
-        let stream = TcpStream::connect(address)?;
-        stream.set_nonblocking(true)?;
-        let mut event = libc::epoll_event {
-            events: libc::EPOLLIN as u32,
-            u64: index as u64,
-        };
-        // SAFETY: the event is on this stack frame.
-        if unsafe {
-            libc::epoll_ctl(
-                epoll,
-                libc::EPOLL_CTL_ADD,
-                stream.as_raw_fd(),
-                &raw mut event,
-            )
-        } < 0
-        {
-            return Err(io::Error::last_os_error());
+fn count(clients: &mut Clients, time: Duration, window: Option<Window>) -> io::Result<Received> {
+    let (mut bytes, mut idle) = (0, Duration::ZERO);
+    let mut ready = Vec::new();
+    let start = Instant::now();
+    loop {
+        let looked = Instant::now();
+        if looked - start >= time {
+            break;
         }
-        streams.push(Some(stream));
-    }
-    let mut open = connections;
-    let mut last = Instant::now();
-    let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; 256];
-    while open > 0 {
-        // SAFETY: the kernel writes at most as many events as the vector has.
-        let n = unsafe { libc::epoll_wait(epoll, events.as_mut_ptr(), events.len() as i32, 0) };
-        if n > 0 {
-            last = Instant::now();
-        } else if last.elapsed() > Duration::from_secs(30) {
-            return Err(io::ErrorKind::TimedOut.into());
+        clients.ready(&mut ready)?;
+        if ready.is_empty() {
+            idle += looked.elapsed();
         }
-        for event in &events[..n.max(0) as usize] {
-            let slot = &mut streams[event.u64 as usize];
-            let Some(stream) = slot else { continue };
-            // SAFETY: with MSG_TRUNC, TCP throws the bytes away and writes nothing (tcp(7)).
-            let got = unsafe {
-                libc::recv(
-                    stream.as_raw_fd(),
-                    std::ptr::null_mut(),
-                    8 << 20,
-                    libc::MSG_TRUNC,
-                )
-            };
-            let again = io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock;
-            if got == 0 || got < 0 && !again {
-                *slot = None;
-                open -= 1;
-            }
+        for &index in &ready {
+            bytes += clients.discard(index)?.unwrap_or(0);
         }
     }
-    Ok(())
+    let busy = 1.0 - idle.as_secs_f64() / start.elapsed().as_secs_f64();
+    let Some(window) = window else {
+        return Ok(Received::default());
+    };
+    let used = window.close();
+    if bytes == 0 {
+        let what = format!("nothing came in {time:?}");
+        return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+    }
+    Ok(Received { bytes, busy, used })
 }

@@ -1,16 +1,95 @@
-//! What the benchmarks share: a bounded load on loopback, the servers written by hand that ours is
-//! measured against, and figures that survive a noisy machine (medians of interleaved rounds,
-//! ratios, CPU time).
+//! Benchmarks that compare within one run: our transport and our server beside other runtimes, other
+//! servers and bare loops, on loopback, with medians of interleaved rounds.
+//!
+//! One program: it measures, and is started again by itself as each of the peers and clients.
 
 #![allow(missing_docs, reason = "a package of the workspace's own")]
 
-pub mod baseline;
-pub mod drain;
-pub mod load;
-pub mod measure;
-pub mod ours;
-pub mod servers;
-pub mod setup;
-pub mod stall;
+mod child;
+mod chill;
+mod claims;
+mod cold;
+mod drain;
+mod load;
+mod measure;
+mod peers;
+mod poll;
+mod report;
+mod requests;
+mod rounds;
+mod setup;
+mod stall;
+mod stalled;
 #[path = "../../tests/common/stuck.rs"]
-pub mod stuck;
+mod stuck;
+mod transport;
+mod web;
+
+use std::error::Error;
+use std::io;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use setup::Options;
+
+const BENCHES: [&str; 5] = ["transport", "requests", "stalled", "cold", "claims"];
+
+/// The program.
+pub fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let result = match args.split_first() {
+        Some((role, rest)) if role == peers::ROLE => peers::run(rest).map_err(Into::into),
+        Some((role, rest)) if role == drain::ROLE => client(90, || drain::role(rest)),
+        Some((role, rest)) if role == load::ROLE => client(90, || load::role(rest)),
+        Some((role, rest)) if role == stall::ROLE => client(300, || stall::role(rest)),
+        Some((role, rest)) if role == chill::ROLE => client(300, || chill::role(rest)),
+        _ => match Options::parse(&args, &BENCHES) {
+            Ok(options) => compare(&options),
+            Err(what) => {
+                eprintln!("{what}\n{}", setup::USAGE);
+                return ExitCode::from(2);
+            }
+        },
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{}: {e}", args.first().map_or("benchmarks", String::as_str));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A client's role, for so many seconds at most, whatever a server does.
+fn client<R: Serialize>(
+    limit: u32,
+    role: impl FnOnce() -> io::Result<R>,
+) -> Result<(), Box<dyn Error>> {
+    // SAFETY: takes and touches no memory; SIGALRM ends the process.
+    unsafe { libc::alarm(limit) };
+    println!("{}", serde_json::to_string(&role()?)?);
+    Ok(())
+}
+
+fn compare(options: &Options) -> Result<(), Box<dyn Error>> {
+    for note in setup::prepare() {
+        println!("note: {note}");
+    }
+    if options.runs("transport") {
+        transport::run(options)?;
+    }
+    if options.runs("requests") {
+        requests::run(options)?;
+    }
+    if options.runs("stalled") {
+        stalled::run(options)?;
+    }
+    if options.runs("cold") {
+        cold::run(options)?;
+    }
+    if options.runs("claims") {
+        claims::run(options)?;
+    }
+    Ok(())
+}

@@ -1,230 +1,182 @@
 //! A keep-alive HTTP load as cheap as it can be, so that the server is what is measured: a process
 //! of its own on the other processor. It reads one response in full to learn its length, and from
-//! then on counts bytes and throws them away (`MSG_TRUNC`: without copying). It never sleeps, so
-//! that no server pays for waking it, which over a network none would. Every response must be as
-//! long as the first; bounded in time.
+//! then on counts bytes and throws them away. It never sleeps, so that no server pays for waking it,
+//! which over a network none would. Every response must be as long as the first; bounded in time.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-/// The first argument that makes a benchmark's program the load.
-const ROLE: &str = "--load";
+use crate::child::{Helper, Server};
+use crate::measure::{self, Used, Window};
+use crate::poll::Clients;
 
-/// What the load saw.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub const ROLE: &str = "--load";
+
+/// What the load saw, and what the server used.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     pub requests: u64,
     pub bytes: u64,
-    pub seconds: f64,
-    pub p50_micros: u64,
-    pub p99_micros: u64,
-    pub p999_micros: u64,
+    pub p50_micros: f64,
+    pub p99_micros: f64,
+    pub p999_micros: f64,
     /// Share of the time in which the load had something to do: near 1, it is the load that
     /// limits.
     pub busy: f64,
+    pub used: Used,
+}
+
+impl Report {
+    pub fn requests_per_second(&self) -> f64 {
+        self.requests as f64 / self.used.seconds
+    }
+
+    pub fn gigabytes_per_second(&self) -> f64 {
+        self.bytes as f64 / self.used.seconds / 1e9
+    }
+
+    pub fn cpu_micros_per_request(&self) -> f64 {
+        self.used.cpu * 1e6 / self.requests as f64
+    }
+}
+
+fn start(server: &Server, path: &str, connections: usize, time: Duration) -> io::Result<Helper> {
+    let numbers = [
+        connections as u128,
+        time.as_millis() / 8,
+        time.as_millis(),
+        u128::from(server.id()),
+    ];
+    let mut args = vec![server.address.to_string(), path.to_owned()];
+    args.extend(numbers.iter().map(u128::to_string));
+    Helper::start(ROLE, &args)
 }
 
 /// Runs a load and waits for its end.
-pub fn run(
-    address: SocketAddr,
-    path: &str,
-    connections: usize,
-    time: Duration,
-) -> io::Result<Report> {
-    let output = Command::new(std::env::current_exe()?)
-        .args([
-            ROLE,
-            &address.to_string(),
-            path,
-            &connections.to_string(),
-            &time.as_millis().to_string(),
-        ])
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()?;
-    if !output.status.success() {
-        return Err(io::Error::other(format!(
-            "the load on {address}{path} failed"
-        )));
+pub fn run(server: &Server, path: &str, connections: usize, time: Duration) -> io::Result<Report> {
+    let report: Report = start(server, path, connections, time)?.finish()?;
+    if report.requests == 0 {
+        let what = format!("{} answered nothing in {time:?}", server.name);
+        return Err(io::Error::new(io::ErrorKind::TimedOut, what));
     }
-    serde_json::from_slice(&output.stdout).map_err(io::Error::other)
+    Ok(report)
 }
 
 /// As [`run`]; a server that answers nothing in the time is reported as that.
-pub fn run_or_nothing(
-    address: SocketAddr,
-    path: &str,
-    connections: usize,
-    time: Duration,
-) -> Report {
-    run(address, path, connections, time).unwrap_or(Report {
-        requests: 0,
-        bytes: 0,
+pub fn run_or_nothing(server: &Server, path: &str, connections: usize, time: Duration) -> Report {
+    let used = Used {
         seconds: time.as_secs_f64(),
-        p50_micros: 0,
-        p99_micros: 0,
-        p999_micros: 0,
-        busy: 0.0,
+        ..Used::default()
+    };
+    run(server, path, connections, time).unwrap_or(Report {
+        used,
+        ..Report::default()
     })
 }
 
-/// To be called first by every benchmark's `main`: does not return in the load.
-pub fn become_load_if_asked() {
-    let args: Vec<String> = std::env::args().collect();
-    if args.get(1).map(String::as_str) != Some(ROLE) {
-        return;
-    }
-    crate::measure::pin(1);
-    let report = parse(&args)
-        .and_then(|(address, path, connections, time)| load(address, path, connections, time));
-    match report {
-        Ok(report) => {
-            println!(
-                "{}",
-                serde_json::to_string(&report).expect("a report is plain data")
-            );
-            std::process::exit(0);
-        }
-        Err(e) => {
-            eprintln!("load: {e}");
-            std::process::exit(1);
-        }
-    }
+/// System calls of the server for a request, from a run of its own.
+pub fn system_calls(server: &Server, path: &str, connections: usize) -> Option<f64> {
+    let time = Duration::from_millis(500);
+    let load = start(server, path, connections, time).ok()?;
+    std::thread::sleep(Duration::from_millis(180));
+    let rate = measure::system_calls(server.id(), Duration::from_millis(200));
+    let report: Report = load.finish().ok()?;
+    Some(rate? / report.requests_per_second())
 }
 
-fn parse(args: &[String]) -> io::Result<(SocketAddr, &str, usize, Duration)> {
-    let usage = || {
-        io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "ADDRESS PATH CONNECTIONS MILLISECONDS",
-        )
-    };
-    let [_, _, address, path, connections, millis] = args else {
+/// The role: `ADDRESS PATH CONNECTIONS WARM TIME PID`, times in milliseconds.
+pub fn role(args: &[String]) -> io::Result<Report> {
+    let what = "ADDRESS PATH CONNECTIONS WARM TIME PID";
+    let usage = || io::Error::new(io::ErrorKind::InvalidInput, what);
+    let [address, path, numbers @ ..] = args else {
         return Err(usage());
     };
-    Ok((
-        address.parse().map_err(|_| usage())?,
-        path,
-        connections.parse().map_err(|_| usage())?,
-        Duration::from_millis(millis.parse().map_err(|_| usage())?),
-    ))
-}
-
-struct Connection {
-    stream: TcpStream,
-    left: u64,
-    asked: Instant,
-}
-
-fn load(address: SocketAddr, path: &str, connections: usize, time: Duration) -> io::Result<Report> {
+    let numbers: Vec<u64> = numbers.iter().filter_map(|n| n.parse().ok()).collect();
+    let [connections, warm, time, pid] = numbers[..] else {
+        return Err(usage());
+    };
+    let address = address.parse().map_err(|_| usage())?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").into_bytes();
-    let length = response_length(address, &request)?;
-    // SAFETY: a fresh descriptor, ours.
-    let epoll = unsafe { OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC)) };
-    let mut all = Vec::new();
-    for index in 0..connections {
-        let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        let mut event = libc::epoll_event {
-            events: libc::EPOLLIN as u32,
-            u64: index as u64,
-        };
-        // SAFETY: the event is on this stack frame.
-        if unsafe {
-            libc::epoll_ctl(
-                epoll.as_raw_fd(),
-                libc::EPOLL_CTL_ADD,
-                stream.as_raw_fd(),
-                &raw mut event,
-            )
-        } < 0
-        {
-            return Err(io::Error::last_os_error());
-        }
-        all.push(Connection {
-            stream,
-            left: 0,
-            asked: Instant::now(),
-        });
+    let mut load = Load {
+        length: response_length(address, &request)?,
+        clients: Clients::connect(address, connections as usize)?,
+        under_way: vec![(0, Instant::now()); connections as usize],
+        request,
+    };
+    for index in 0..load.under_way.len() {
+        load.ask(index)?;
     }
-    let mut histogram =
-        Histogram::<u64>::new_with_bounds(1, 3_600_000_000, 3).map_err(io::Error::other)?;
-    let mut bytes = 0;
-    let mut idle = Duration::ZERO;
-    let start = Instant::now();
-    for connection in &mut all {
-        ask(connection, &request, length)?;
+    load.count(Duration::from_millis(warm), None)?;
+    load.count(Duration::from_millis(time), Some(pid as u32))
+}
+
+struct Load {
+    request: Vec<u8>,
+    /// Of each response, with its head.
+    length: u64,
+    clients: Clients,
+    /// For each connection what is to come of its response, and when it was asked for.
+    under_way: Vec<(u64, Instant)>,
+}
+
+impl Load {
+    fn ask(&mut self, index: usize) -> io::Result<()> {
+        self.under_way[index] = (self.length, Instant::now());
+        self.clients.streams[index].write_all(&self.request)
     }
-    let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; 512];
-    while start.elapsed() < time {
-        let looked = Instant::now();
-        // SAFETY: the kernel writes at most as many events as the vector has.
-        let n = unsafe { libc::epoll_wait(epoll.as_raw_fd(), events.as_mut_ptr(), 512, 0) };
-        if n == 0 {
-            idle += looked.elapsed();
-        }
-        for event in &events[..n.max(0) as usize] {
-            let connection = &mut all[event.u64 as usize];
-            // SAFETY: with MSG_TRUNC, TCP throws the bytes away and writes nothing (tcp(7)).
-            let got = unsafe {
-                libc::recv(
-                    connection.stream.as_raw_fd(),
-                    std::ptr::null_mut(),
-                    8 << 20,
-                    libc::MSG_TRUNC | libc::MSG_DONTWAIT,
-                )
-            };
-            match got {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                n if n < 0 => {
-                    let e = io::Error::last_os_error();
-                    if e.kind() != io::ErrorKind::WouldBlock {
-                        return Err(e);
-                    }
-                }
-                n if n as u64 > connection.left => {
+
+    fn count(&mut self, time: Duration, server: Option<u32>) -> io::Result<Report> {
+        let mut nanos = Histogram::<u64>::new_with_bounds(100, 3_600_000_000_000, 3)
+            .map_err(io::Error::other)?;
+        let (mut bytes, mut idle) = (0, Duration::ZERO);
+        let mut ready = Vec::new();
+        let window = server.map(Window::open);
+        let start = Instant::now();
+        loop {
+            let looked = Instant::now();
+            if looked - start >= time {
+                break;
+            }
+            self.clients.ready(&mut ready)?;
+            if ready.is_empty() {
+                idle += looked.elapsed();
+            }
+            for &index in &ready {
+                let got = self.clients.discard(index)?.unwrap_or(0);
+                let (left, asked) = &mut self.under_way[index];
+                if got > *left {
                     return Err(io::Error::other("a response is longer than the first"));
                 }
-                n => {
-                    bytes += n as u64;
-                    connection.left -= n as u64;
+                bytes += got;
+                *left -= got;
+                if *left == 0 {
+                    let took = (asked.elapsed().as_nanos() as u64).min(3_600_000_000_000);
+                    nanos.record(took).map_err(io::Error::other)?;
+                    self.ask(index)?;
                 }
             }
-            if connection.left == 0 {
-                let micros = connection.asked.elapsed().as_micros() as u64;
-                histogram
-                    .record(micros.min(3_600_000_000))
-                    .map_err(io::Error::other)?;
-                ask(connection, &request, length)?;
-            }
         }
+        let busy = 1.0 - idle.as_secs_f64() / start.elapsed().as_secs_f64();
+        let used = window.map(Window::close).unwrap_or_default();
+        let micros = |quantile| nanos.value_at_quantile(quantile) as f64 / 1e3;
+        Ok(Report {
+            requests: nanos.len(),
+            bytes,
+            p50_micros: micros(0.5),
+            p99_micros: micros(0.99),
+            p999_micros: micros(0.999),
+            busy,
+            used,
+        })
     }
-    let seconds = start.elapsed().as_secs_f64();
-    Ok(Report {
-        requests: histogram.len(),
-        bytes,
-        seconds,
-        p50_micros: histogram.value_at_quantile(0.5),
-        p99_micros: histogram.value_at_quantile(0.99),
-        p999_micros: histogram.value_at_quantile(0.999),
-        busy: 1.0 - idle.as_secs_f64() / seconds,
-    })
-}
-
-fn ask(connection: &mut Connection, request: &[u8], length: u64) -> io::Result<()> {
-    connection.left = length;
-    connection.asked = Instant::now();
-    connection.stream.write_all(request)
 }
 
 /// Fetches once, checks the answer, and gives its whole length.
-fn response_length(address: SocketAddr, request: &[u8]) -> io::Result<u64> {
+pub fn response_length(address: SocketAddr, request: &[u8]) -> io::Result<u64> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(3)))?;
     stream.write_all(request)?;

@@ -1,70 +1,225 @@
-//! Clocks, pinning, medians.
+//! Figures: what a server used during a window of time, taken by the load itself so that the window
+//! is the one in which it counts; and medians with their spread.
 
-use std::io;
+use std::collections::HashMap;
+use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-/// Processor time of this process, its threads and the kernel's workers for it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Cpu {
-    pub user: Duration,
-    pub system: Duration,
+/// The server's processor and the load's.
+pub const SERVER_CORE: usize = 0;
+pub const LOAD_CORE: usize = 1;
+
+/// What a server used in a window.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Used {
+    pub seconds: f64,
+    /// Processor time of the server's processes, all their threads and io_uring's workers, to the
+    /// nanosecond (`/proc/PID/task/TID/schedstat`).
+    pub cpu: f64,
+    /// The same, split by the ticks of the clock.
+    pub user: f64,
+    pub system: f64,
+    /// Share of its processor's time that was not idle, whoever used it.
+    pub core: f64,
+    /// Share of it that went to interrupts, as the ticks of the clock saw it.
+    pub interrupts: f64,
+    pub threads: usize,
+    /// Most resident memory since [`reset_peak`], in bytes.
+    pub peak: u64,
 }
 
-impl Cpu {
-    pub fn now() -> Cpu {
-        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-        // SAFETY: the kernel fills the struct; all zeros is a valid one.
-        let usage = unsafe {
-            libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
-            usage.assume_init()
-        };
-        let time = |t: libc::timeval| {
-            Duration::from_secs(t.tv_sec as u64) + Duration::from_micros(t.tv_usec as u64)
-        };
-        Cpu {
-            user: time(usage.ru_utime),
-            system: time(usage.ru_stime),
+/// Takes what a server uses.
+pub struct Window {
+    pid: u32,
+    start: Instant,
+    run: HashMap<u32, u64>,
+    ticks: (u64, u64),
+    core: Core,
+}
+
+impl Window {
+    /// Begins. `pid` is the server's process; its children count too.
+    pub fn open(pid: u32) -> Window {
+        Window {
+            pid,
+            run: run_times(pid),
+            ticks: ticks(pid),
+            core: Core::now(SERVER_CORE),
+            start: Instant::now(),
         }
     }
 
-    pub fn since(self, before: Cpu) -> f64 {
-        (self.user + self.system - before.user - before.system).as_secs_f64()
+    /// Ends.
+    pub fn close(self) -> Used {
+        let seconds = self.start.elapsed().as_secs_f64();
+        let core = Core::now(SERVER_CORE);
+        let (run, ticks) = (run_times(self.pid), ticks(self.pid));
+        let nanos = |(id, time): (&u32, &u64)| time - self.run.get(id).unwrap_or(&0).min(time);
+        let mut cpu = run.iter().map(nanos).sum::<u64>() as f64 / 1e9;
+        let hertz = hertz();
+        let user = (ticks.0 - self.ticks.0.min(ticks.0)) as f64 / hertz;
+        let system = (ticks.1 - self.ticks.1.min(ticks.1)) as f64 / hertz;
+        // Threads that ended meanwhile are in the ticks alone.
+        if user + system > cpu + 0.03 {
+            cpu = user + system;
+        }
+        let share = if user + system > 0.0 {
+            user / (user + system)
+        } else {
+            0.0
+        };
+        Used {
+            seconds,
+            cpu,
+            user: cpu * share,
+            system: cpu * (1.0 - share),
+            core: (1.0 - (core.idle - self.core.idle) as f64 / hertz / seconds).clamp(0.0, 1.0),
+            interrupts: (core.interrupts - self.core.interrupts) as f64 / hertz / seconds,
+            threads: run.len(),
+            peak: processes(self.pid)
+                .iter()
+                .map(|id| status(*id, "VmHWM:"))
+                .sum(),
+        }
     }
 }
 
-/// One measured run.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct Sample {
-    pub seconds: f64,
-    pub bytes: u64,
-    pub cpu_seconds: f64,
+fn hertz() -> f64 {
+    // SAFETY: takes and touches no memory.
+    unsafe { libc::sysconf(libc::_SC_CLK_TCK) as f64 }
 }
 
-impl Sample {
-    /// Runs something and takes its time.
-    pub fn of(bytes: u64, run: impl FnOnce() -> io::Result<()>) -> io::Result<Sample> {
-        let (cpu, start) = (Cpu::now(), Instant::now());
-        run()?;
-        Ok(Sample {
-            seconds: start.elapsed().as_secs_f64(),
-            bytes,
-            cpu_seconds: Cpu::now().since(cpu),
+/// A process and its descendants.
+pub fn processes(pid: u32) -> Vec<u32> {
+    let mut all = vec![pid];
+    let mut at = 0;
+    while let Some(id) = all.get(at) {
+        let path = format!("/proc/{id}/task/{id}/children");
+        let children = fs::read_to_string(path).unwrap_or_default();
+        all.extend(
+            children
+                .split_whitespace()
+                .filter_map(|c| c.parse::<u32>().ok()),
+        );
+        at += 1;
+    }
+    all
+}
+
+/// Threads of a process and its descendants.
+pub fn threads(pid: u32) -> Vec<u32> {
+    let of = |id: u32| {
+        fs::read_dir(format!("/proc/{id}/task"))
+            .into_iter()
+            .flatten()
+    };
+    let tasks = processes(pid).into_iter().flat_map(of).flatten();
+    tasks
+        .filter_map(|t| t.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+/// Nanoseconds that each thread has run.
+fn run_times(pid: u32) -> HashMap<u32, u64> {
+    let of = |id: u32| {
+        let text = fs::read_to_string(format!("/proc/{id}/task/{id}/schedstat")).ok()?;
+        Some((id, text.split(' ').next()?.parse().ok()?))
+    };
+    threads(pid).into_iter().filter_map(of).collect()
+}
+
+/// Ticks in user mode and in the kernel, of all threads that there were.
+fn ticks(pid: u32) -> (u64, u64) {
+    processes(pid)
+        .into_iter()
+        .fold((0, 0), |(user, system), id| {
+            let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+            let rest = stat.rsplit(')').next().unwrap_or("");
+            let field = |n: usize| {
+                rest.split_whitespace()
+                    .nth(n)
+                    .and_then(|f| f.parse::<u64>().ok())
+            };
+            (
+                user + field(11).unwrap_or(0),
+                system + field(12).unwrap_or(0),
+            )
         })
-    }
+}
 
-    pub fn gigabytes_per_second(&self) -> f64 {
-        self.bytes as f64 / self.seconds / 1e9
-    }
+/// Ticks of one processor.
+#[derive(Clone, Copy)]
+struct Core {
+    idle: u64,
+    interrupts: u64,
+}
 
-    pub fn cpu_per_gigabyte(&self) -> f64 {
-        self.cpu_seconds / (self.bytes as f64 / 1e9)
+impl Core {
+    fn now(cpu: usize) -> Core {
+        let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let name = format!("cpu{cpu} ");
+        let line = stat.lines().find(|l| l.starts_with(&name)).unwrap_or("");
+        let ticks: Vec<u64> = line
+            .split_whitespace()
+            .skip(1)
+            .filter_map(|t| t.parse().ok())
+            .collect();
+        let tick = |n: usize| ticks.get(n).copied().unwrap_or(0);
+        Core {
+            idle: tick(3) + tick(4),
+            interrupts: tick(5) + tick(6),
+        }
     }
+}
+
+/// A field of `/proc/PID/status` that is in KiB, in bytes.
+pub fn status(pid: u32, field: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix(field))
+        .unwrap_or("");
+    let kib = line
+        .split_whitespace()
+        .next()
+        .and_then(|n| n.parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
+}
+
+/// Lets the most resident memory be counted anew.
+pub fn reset_peak(pid: u32) {
+    for id in processes(pid) {
+        let _ = fs::write(format!("/proc/{id}/clear_refs"), "5");
+    }
+}
+
+/// System calls a second of a server that is under load now, counted by `perf stat` at the
+/// kernel's tracepoint; nothing where that can't be had.
+pub fn system_calls(pid: u32, time: Duration) -> Option<f64> {
+    let threads: Vec<String> = threads(pid).iter().map(u32::to_string).collect();
+    let output = Command::new("perf")
+        .args([
+            "stat",
+            "-x,",
+            "-e",
+            "raw_syscalls:sys_enter",
+            "-t",
+            &threads.join(","),
+        ])
+        .args(["sleep", &time.as_secs_f64().to_string()])
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    let line = text.lines().find(|l| l.contains("raw_syscalls"))?;
+    let count: f64 = line.split(',').next()?.parse().ok()?;
+    Some(count / time.as_secs_f64())
 }
 
 /// Middle, smallest and largest of some figures.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Spread {
     pub median: f64,
     pub min: f64,

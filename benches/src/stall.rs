@@ -1,63 +1,40 @@
-//! Clients that ask and never read: a process of its own, which holds its connections until its
-//! standard input ends.
+//! Clients that ask and never read: a process of its own, which holds its connections until it is
+//! ended.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-/// The first argument that makes a benchmark's program the stalled clients.
-const ROLE: &str = "--stall";
+use crate::child::{Helper, Server};
+
+pub const ROLE: &str = "--stall";
 
 /// Stalled clients; gone when dropped.
-pub struct Stalled(Child);
+pub struct Stalled(#[allow(dead_code, reason = "held for its end")] Helper);
 
 impl Stalled {
     /// Connects `count` times and asks for `path` on each; returns once all have been answered to
     /// the first byte.
-    pub fn start(address: SocketAddr, path: &str, count: usize) -> io::Result<Stalled> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args([ROLE, &address.to_string(), path, &count.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut line = String::new();
-        if let Some(output) = child.stdout.take() {
-            BufReader::new(output).read_line(&mut line)?;
-        }
-        let stalled = Stalled(child);
-        if line.trim() != "ready" {
-            return Err(io::Error::other("the stalled clients failed"));
-        }
-        Ok(stalled)
-    }
-}
-
-impl Drop for Stalled {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
-}
-
-/// To be called first by every benchmark's `main`: does not return in the stalled clients.
-pub fn become_stalled_if_asked() {
-    let args: Vec<String> = std::env::args().collect();
-    if args.get(1).map(String::as_str) != Some(ROLE) {
-        return;
-    }
-    crate::measure::pin(1);
-    match stall(&args) {
-        Ok(()) => std::process::exit(0),
-        Err(e) => {
-            eprintln!("stall: {e}");
-            std::process::exit(1);
+    pub fn start(server: &Server, path: &str, count: usize) -> io::Result<Stalled> {
+        let args = [
+            server.address.to_string(),
+            path.to_owned(),
+            count.to_string(),
+        ];
+        let mut clients = Helper::start(ROLE, &args)?;
+        match clients.line()?.trim() {
+            "ready" => Ok(Stalled(clients)),
+            _ => Err(io::Error::other(
+                "the stalled clients failed; what they said is above",
+            )),
         }
     }
 }
 
-fn stall(args: &[String]) -> io::Result<()> {
+/// The role: `ADDRESS PATH COUNT`.
+pub fn role(args: &[String]) -> io::Result<()> {
     let usage = || io::Error::new(io::ErrorKind::InvalidInput, "ADDRESS PATH COUNT");
-    let [_, _, address, path, count] = args else {
+    let [address, path, count] = args else {
         return Err(usage());
     };
     let address: SocketAddr = address.parse().map_err(|_| usage())?;
@@ -66,6 +43,7 @@ fn stall(args: &[String]) -> io::Result<()> {
     let mut streams = Vec::with_capacity(count);
     for _ in 0..count {
         let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         stream.write_all(request.as_bytes())?;
         streams.push(stream);
     }
@@ -74,7 +52,8 @@ fn stall(args: &[String]) -> io::Result<()> {
         stream.peek(&mut first)?;
     }
     println!("ready");
-    // Until the parent lets go.
-    io::stdin().read_to_end(&mut Vec::new())?;
-    Ok(())
+    // Until the parent ends it, or has ended.
+    loop {
+        std::thread::park();
+    }
 }

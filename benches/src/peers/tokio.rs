@@ -1,0 +1,107 @@
+//! tokio, one thread: sendfile(2) on readiness, `io::copy`, and a small HTTP server.
+
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::fs::FileExt;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
+
+use super::site::{self, Site};
+use super::{BLOCK, syscall};
+
+/// Bodies up to here leave with their head, in one write.
+const SMALL: u64 = 32 << 10;
+
+fn serve<F: Future<Output = io::Result<()>> + 'static>(
+    listener: TcpListener,
+    each: impl Fn(TcpStream) -> F,
+) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    let local = tokio::task::LocalSet::new();
+    runtime.block_on(local.run_until(async {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        loop {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            tokio::task::spawn_local(each(stream));
+        }
+    }))
+}
+
+async fn send_file(stream: &TcpStream, file: &File, size: u64) -> io::Result<()> {
+    let mut at = 0;
+    while at < size {
+        let len = (size - at).min(2 << 20);
+        let send = || syscall::sendfile(stream, file, &mut at, len);
+        stream.async_io(Interest::WRITABLE, send).await?;
+    }
+    Ok(())
+}
+
+pub fn stream_sendfile(listener: TcpListener, file: &'static File, size: u64) -> io::Result<()> {
+    serve(listener, move |stream| async move {
+        let mut since_yield = 0;
+        loop {
+            send_file(&stream, file, size).await?;
+            since_yield += size;
+            if since_yield >= 1 << 20 {
+                since_yield = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+    })
+}
+
+pub fn stream_copy(listener: TcpListener, file: &'static File, size: u64) -> io::Result<()> {
+    serve(listener, move |mut stream| async move {
+        loop {
+            // A file of its own, since a tokio file has a position; reading ends with the file.
+            let own = File::open(format!(
+                "/proc/self/fd/{}",
+                std::os::fd::AsRawFd::as_raw_fd(file)
+            ))?;
+            let own = tokio::fs::File::from_std(own);
+            let mut own = tokio::io::BufReader::with_capacity(BLOCK, own.take(size));
+            tokio::io::copy_buf(&mut own, &mut stream).await?;
+        }
+    })
+}
+
+pub fn http(listener: TcpListener, site: &'static Site) -> io::Result<()> {
+    serve(listener, move |stream| connection(stream, site))
+}
+
+async fn connection(mut stream: TcpStream, site: &Site) -> io::Result<()> {
+    let mut input = Vec::with_capacity(4096);
+    let mut output = Vec::new();
+    loop {
+        while let Some((path, length)) = site::request(&input)? {
+            let entry = site.get(path)?;
+            if entry.length <= SMALL {
+                let head = entry.head.len();
+                output.resize(head + entry.length as usize, 0);
+                output[..head].copy_from_slice(entry.head.as_bytes());
+                entry.file.read_exact_at(&mut output[head..], 0)?;
+                stream.write_all(&output).await?;
+            } else {
+                let head = entry.head.as_bytes();
+                let mut at = 0;
+                while at < head.len() {
+                    let send = || syscall::send(&stream, &head[at..], libc::MSG_MORE);
+                    at += stream.async_io(Interest::WRITABLE, send).await?;
+                }
+                send_file(&stream, &entry.file, entry.length).await?;
+            }
+            input.drain(..length);
+        }
+        if stream.read_buf(&mut input).await? == 0 {
+            return Ok(());
+        }
+    }
+}

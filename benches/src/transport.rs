@@ -1,0 +1,226 @@
+//! One way, hot files, by size and number of connections: our routes on both backends beside other
+//! runtimes and loops over the bare calls. Each server is a process; all take turns in each round.
+
+use std::error::Error;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::child::Server;
+use crate::drain::{self, Received};
+use crate::measure::{self, Spread};
+use crate::peers;
+use crate::report;
+use crate::rounds::{Figures, interleave};
+use crate::setup::{Options, Scratch};
+
+/// What one server did in one cell.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Row {
+    pub server: String,
+    pub size: u64,
+    pub connections: usize,
+    pub gigabytes_per_second: Spread,
+    pub cpu_seconds_per_gigabyte: Spread,
+    pub user_seconds_per_gigabyte: f64,
+    pub system_seconds_per_gigabyte: f64,
+    /// Shares of time: the server's processor busy, in interrupts, and the receiving side busy.
+    pub core_busy: f64,
+    pub core_interrupts: f64,
+    pub load_busy: f64,
+    pub peak_bytes: u64,
+    pub threads: usize,
+    pub system_calls_per_gigabyte: Option<f64>,
+}
+
+/// A size and a number of connections, and how much is measured there.
+pub struct Cell {
+    pub size: u64,
+    pub connections: usize,
+    /// Our routes by force too, and the system calls.
+    pub deep: bool,
+}
+
+/// How long it takes.
+#[derive(Clone, Copy)]
+pub struct Pace {
+    pub rounds: usize,
+    pub warm: Duration,
+    pub time: Duration,
+}
+
+impl Pace {
+    pub fn of(quick: bool) -> Pace {
+        let ms = Duration::from_millis;
+        match quick {
+            true => Pace {
+                rounds: 3,
+                warm: ms(40),
+                time: ms(150),
+            },
+            false => Pace {
+                rounds: 5,
+                warm: ms(80),
+                time: ms(300),
+            },
+        }
+    }
+}
+
+fn cells(quick: bool) -> Vec<Cell> {
+    const K: u64 = 1 << 10;
+    const M: u64 = 1 << 20;
+    let plan: &[(usize, &[u64])] = match quick {
+        true => &[(1, &[16 * K, M]), (64, &[16 * K, M])],
+        false => &[
+            (
+                1,
+                &[4 * K, 16 * K, 64 * K, 256 * K, M, 16 * M, 256 * M, K * M],
+            ),
+            (8, &[16 * K, M]),
+            (64, &[4 * K, 16 * K, 64 * K, 256 * K, M]),
+            (512, &[16 * K, M]),
+        ],
+    };
+    let deep = |connections, size| {
+        matches!((connections, size), (1, s) if s == M) || (connections == 64 && size == 16 * K)
+    };
+    let cell = |connections, size| Cell {
+        size,
+        connections,
+        deep: deep(connections, size),
+    };
+    let of = |(connections, sizes): &(usize, &'static [u64])| {
+        let connections = *connections;
+        sizes.iter().map(move |&size| cell(connections, size))
+    };
+    plan.iter().flat_map(of).collect()
+}
+
+/// Our routes by force: measured where a cell is deep.
+fn is_forced(name: &str) -> bool {
+    (name.starts_with("ring,") || name.starts_with("emulated,")) && !name.ends_with("auto")
+}
+
+/// Runs it.
+pub fn run(options: &Options) -> Result<Figures<Row>, Box<dyn Error>> {
+    let mut figures = Figures::default();
+    let mut cells = cells(options.quick);
+    cells.sort_by_key(|cell| cell.size);
+    for same_size in cells.chunk_by(|a, b| a.size == b.size) {
+        let scratch = Scratch::new("transport")?;
+        let size = same_size[0].size;
+        let file = scratch.file("file", size)?;
+        let deep = same_size.iter().any(|cell| cell.deep);
+        let wanted = |name: &str| {
+            options.wants(name) && (deep || !is_forced(name)) && name != "epoll + read + write"
+        };
+        let servers = start(&file, size, wanted)?;
+        for cell in same_size {
+            let here: Vec<&Server> = servers
+                .iter()
+                .filter(|s| cell.deep || !is_forced(&s.name))
+                .collect();
+            measure(&here, cell, Pace::of(options.quick), &mut figures);
+        }
+    }
+    Ok(figures)
+}
+
+/// Starts the peers that send a file one way.
+pub fn start(
+    file: &Path,
+    size: u64,
+    wanted: impl Fn(&str) -> bool,
+) -> std::io::Result<Vec<Server>> {
+    let names = peers::STREAMS.iter().map(|(name, _)| *name);
+    names
+        .filter(|name| wanted(name))
+        .map(|name| Server::peer("stream", name, file, size))
+        .collect()
+}
+
+/// All servers in one cell, interleaved.
+pub fn measure(servers: &[&Server], cell: &Cell, pace: Pace, figures: &mut Figures<Row>) {
+    let Cell {
+        size,
+        connections,
+        deep,
+    } = *cell;
+    for server in servers {
+        measure::reset_peak(server.id());
+    }
+    let what = format!("{}, {connections} connections", report::size(size));
+    let samples = interleave(servers, pace.rounds, &what, figures, |server| {
+        drain::run(server, connections, pace.warm, pace.time)
+    });
+    println!("\n{what}");
+    println!(
+        "{:28} {:>6} {:>13} {:>8} {:>5} {:>5} {:>5} {:>5} {:>8} {:>4} {:>9}",
+        "",
+        "GB/s",
+        "(min - max)",
+        "CPU s/GB",
+        "user",
+        "core",
+        "irq",
+        "load",
+        "peak MiB",
+        "thr",
+        "calls/GB"
+    );
+    for (server, samples) in servers.iter().zip(&samples) {
+        if samples.is_empty() {
+            continue;
+        }
+        let calls = deep.then(|| drain::system_calls(server, connections));
+        let row = row(&server.name, size, connections, samples, calls.flatten());
+        print(&row);
+        figures.rows.push(row);
+    }
+}
+
+fn row(
+    server: &str,
+    size: u64,
+    connections: usize,
+    samples: &[Received],
+    calls: Option<f64>,
+) -> Row {
+    let spread = |figure: &dyn Fn(&Received) -> f64| Spread::of(samples.iter().map(figure));
+    let gigabytes = |r: &Received| r.bytes as f64 / 1e9;
+    Row {
+        server: server.to_owned(),
+        size,
+        connections,
+        gigabytes_per_second: spread(&Received::gigabytes_per_second),
+        cpu_seconds_per_gigabyte: spread(&Received::cpu_per_gigabyte),
+        user_seconds_per_gigabyte: spread(&|r| r.used.user / gigabytes(r)).median,
+        system_seconds_per_gigabyte: spread(&|r| r.used.system / gigabytes(r)).median,
+        core_busy: spread(&|r| r.used.core).median,
+        core_interrupts: spread(&|r| r.used.interrupts).median,
+        load_busy: spread(&|r| r.busy).median,
+        peak_bytes: samples.iter().map(|r| r.used.peak).max().unwrap_or(0),
+        threads: samples.iter().map(|r| r.used.threads).max().unwrap_or(0),
+        system_calls_per_gigabyte: calls,
+    }
+}
+
+fn print(row: &Row) {
+    let Spread { median, min, max } = row.gigabytes_per_second;
+    println!(
+        "{:28} {median:6.2} {:>13} {:8.3} {:5.3} {:5.2} {:5.2} {:5.2} {:8.1} {:4} {:>9}",
+        row.server,
+        format!("({min:.2} - {max:.2})"),
+        row.cpu_seconds_per_gigabyte.median,
+        row.user_seconds_per_gigabyte,
+        row.core_busy,
+        row.core_interrupts,
+        row.load_busy,
+        row.peak_bytes as f64 / f64::from(1 << 20),
+        row.threads,
+        row.system_calls_per_gigabyte
+            .map_or("-".into(), |n| format!("{n:.0}")),
+    );
+}
