@@ -73,6 +73,7 @@ fn client<R: Serialize>(
 }
 
 fn compare(options: &Options) -> Result<(), Box<dyn Error>> {
+    setup::end_cleanly();
     for note in setup::prepare() {
         println!("note: {note}");
     }

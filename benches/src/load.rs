@@ -178,7 +178,8 @@ impl Load {
 /// Fetches once, checks the answer, and gives its whole length.
 pub fn response_length(address: SocketAddr, request: &[u8]) -> io::Result<u64> {
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+    // Longer than any server takes for one file, unless it is blocked.
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
     stream.write_all(request)?;
     let mut answer = Vec::new();
     let mut block = vec![0; 64 << 10];

@@ -3,7 +3,8 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// What the command line asks for.
 #[derive(Debug, Default)]
@@ -155,12 +156,58 @@ fn own_network() -> io::Result<()> {
     fs::write("/proc/sys/net/ipv4/ip_local_port_range", "10000 65000")
 }
 
+/// The directories that there are, to be removed if a signal ends the process.
+static SCRATCHES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Lets SIGINT, SIGTERM and SIGHUP end this process with its directories removed. Its children end
+/// with it.
+pub fn end_cleanly() {
+    // SAFETY: the sets are on this stack frame, and filled before they are read.
+    let signals = unsafe {
+        let mut signals: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut signals);
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            libc::sigaddset(&raw mut signals, signal);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const signals, std::ptr::null_mut());
+        signals
+    };
+    std::thread::spawn(move || {
+        let mut signal = 0;
+        // SAFETY: as above.
+        unsafe { libc::sigwait(&raw const signals, &raw mut signal) };
+        for root in SCRATCHES
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
+            remove(root);
+        }
+        std::process::exit(128 + signal);
+    });
+}
+
+fn remove(root: &Path) {
+    // What is mounted there goes first.
+    if let Ok(stuck) = std::ffi::CString::new(format!("{}/files/stuck", root.display())) {
+        // SAFETY: the path ends with a zero.
+        unsafe { libc::umount2(stuck.as_ptr(), libc::MNT_DETACH) };
+    }
+    if let Err(e) = fs::remove_dir_all(root) {
+        eprintln!("{} could not be removed: {e}", root.display());
+    }
+}
+
 /// A directory for a benchmark's files (`files`) and for what servers keep (`state`).
 pub struct Scratch(PathBuf);
 
 impl Scratch {
     pub fn new(name: &str) -> io::Result<Scratch> {
         let root = std::env::temp_dir().join(format!("spliceport-{name}-{}", std::process::id()));
+        SCRATCHES
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(root.clone());
         let scratch = Scratch(root);
         fs::create_dir_all(scratch.files())?;
         fs::create_dir_all(scratch.state())?;
@@ -193,8 +240,10 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(e) = fs::remove_dir_all(&self.0) {
-            eprintln!("{} could not be removed: {e}", self.0.display());
-        }
+        SCRATCHES
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|root| *root != self.0);
+        remove(&self.0);
     }
 }

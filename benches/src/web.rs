@@ -94,7 +94,11 @@ fn arguments(name: &str, dir: &Path, state: &Path, at: SocketAddr) -> io::Result
             vec!["-c".into(), nginx(cache)?]
         }
         NGINX_THREADS => vec!["-c".into(), nginx("aio threads;")?],
-        LIGHTTPD => vec!["-D".into(), "-f".into(), config(lighttpd_config(dir, at))?],
+        LIGHTTPD => vec![
+            "-D".into(),
+            "-f".into(),
+            config(lighttpd_config(dir, state, at))?,
+        ],
         "static-web-server" => {
             let place = ["-a", "127.0.0.1", "-p", &port, "-d", files, "-g", "error"];
             let plain = [
@@ -178,7 +182,7 @@ http {{
     )
 }
 
-fn lighttpd_config(dir: &Path, address: SocketAddr) -> String {
+fn lighttpd_config(dir: &Path, state: &Path, address: SocketAddr) -> String {
     format!(
         "server.document-root = \"{}\"
 server.bind = \"127.0.0.1\"
@@ -189,10 +193,12 @@ server.max-keep-alive-idle = 600
 server.max-fds = {}
 server.max-connections = {}
 server.network-backend = \"sendfile\"
+server.errorlog = \"{}/lighttpd.log\"
 ",
         path(dir),
         address.port(),
         descriptors(),
-        descriptors() / 5 * 3,
+        descriptors() / 2,
+        path(state),
     )
 }
