@@ -28,9 +28,12 @@ mod web;
 use std::error::Error;
 use std::io;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use serde::Serialize;
 
+use report::{All, Environment};
+use rounds::Figures;
 use setup::Options;
 
 const BENCHES: [&str; 5] = ["transport", "requests", "stalled", "cold", "claims"];
@@ -73,24 +76,42 @@ fn client<R: Serialize>(
 }
 
 fn compare(options: &Options) -> Result<(), Box<dyn Error>> {
+    if options.render {
+        return All::read(&options.results)?.write(&options.results);
+    }
     setup::end_cleanly();
-    for note in setup::prepare() {
+    let notes = setup::prepare();
+    for note in &notes {
         println!("note: {note}");
     }
+    let start = Instant::now();
+    let mut all = All {
+        environment: Environment::now(options.quick, notes),
+        ..All::default()
+    };
     if options.runs("transport") {
-        transport::run(options)?;
+        all.transport = transport::run(options)?;
     }
     if options.runs("requests") {
-        requests::run(options)?;
+        all.requests = requests::run(options)?;
     }
     if options.runs("stalled") {
-        stalled::run(options)?;
+        all.stalled = stalled::run(options)?;
     }
     if options.runs("cold") {
-        cold::run(options)?;
+        all.cold = cold::run(options).unwrap_or_else(|e| {
+            let mut figures = Figures::default();
+            figures.fail(format!("cold files: {e}"));
+            figures
+        });
     }
     if options.runs("claims") {
-        claims::run(options)?;
+        all.claims = claims::run(options)?;
+    }
+    all.environment.minutes = start.elapsed().as_secs_f64() / 60.0;
+    println!("\n{:.1} minutes", all.environment.minutes);
+    if options.report {
+        all.write(&options.results)?;
     }
     Ok(())
 }
