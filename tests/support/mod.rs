@@ -4,15 +4,17 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 use std::fmt::Debug;
+use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 /// The limit of every wait: never reached where all is well, whatever the machine's load.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -317,7 +319,7 @@ impl<S: Read + Write> Client<S> {
     /// The whole response to `request`, which tells whether there is a body.
     pub fn response(&mut self, request: &[u8]) -> Response {
         let mut response = self.head();
-        if !request.starts_with(b"HEAD ") && response.status != 304 {
+        if !request.starts_with(b"HEAD ") && !matches!(response.status, 204 | 304) {
             response.body = self.take(response.length());
         }
         response
@@ -340,6 +342,34 @@ impl<S: Read + Write> Client<S> {
         let more = String::from_utf8_lossy(&self.buffer);
         assert!(n == 0 && self.buffer.is_empty(), "there was more: {more:?}");
     }
+}
+
+/// A directory with files, which were last changed a day ago.
+pub fn directory(files: &[(&str, &[u8])]) -> TempDir {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (name, content) in files {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+        fs::write(&path, content).expect("a file");
+        age(&path);
+    }
+    dir
+}
+
+/// Makes a file one that was last changed a day ago.
+pub fn age(path: &Path) {
+    let file = fs::File::open(path).expect("it is there");
+    let day = Duration::from_secs(24 * 60 * 60);
+    file.set_modified(SystemTime::now() - day)
+        .expect("its time can be set");
+}
+
+/// Makes a file that no socket's buffers hold wholly.
+pub fn make_big(path: &Path) -> usize {
+    let size = 96 << 20;
+    let file = fs::File::create(path).expect("a file");
+    file.set_len(size as u64).expect("room");
+    size
 }
 
 /// Bytes that differ from one place to another.

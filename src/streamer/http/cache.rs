@@ -16,40 +16,20 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use rustix::fs::{self, FileType, Stat};
+use rustix::fs::{self, FileType};
 
 use crate::Fd;
 use crate::streamer::open;
 
+use super::choice::Current;
 use super::date::{self, DateCache};
+use super::fields::Fields;
 use super::head::{Head, content_type};
 use super::moment::Moment;
 use super::request::Persistence;
+use super::stamp::Stamp;
 use super::status::Status;
-
-/// What changes when a file changes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: i64,
-    modified: (i64, u64),
-    changed: (i64, u64),
-}
-
-#[allow(
-    clippy::unnecessary_cast,
-    reason = "the types differ between architectures"
-)]
-fn stamp(stat: &Stat) -> Stamp {
-    Stamp {
-        device: stat.st_dev as u64,
-        inode: stat.st_ino as u64,
-        size: stat.st_size as i64,
-        modified: (stat.st_mtime as i64, stat.st_mtime_nsec as u64),
-        changed: (stat.st_ctime as i64, stat.st_ctime_nsec as u64),
-    }
-}
+use super::tag;
 
 /// What an opened path turned out to be.
 pub(crate) enum Found {
@@ -68,8 +48,9 @@ pub(crate) struct Entry {
     checked: Cell<u64>,
     /// When it was last changed, in seconds since 1970; never in the future.
     modified: u64,
-    /// `Content-Type`, `Last-Modified` and `Accept-Ranges`.
-    fields: String,
+    /// Its entity tag.
+    tag: String,
+    fields: Fields,
     /// The head of the usual response, and the second that it is for.
     head: RefCell<(u64, Bytes)>,
     /// Head and content of a small file, and the turn in which they were brought together.
@@ -89,21 +70,24 @@ impl Entry {
             _ => return Ok(Found::Other),
         }
         open::opened(&fd)?;
-        let stamp = stamp(&stat);
+        let stamp = Stamp::of(&stat);
         let modified = u64::try_from(stamp.modified.0)
             .unwrap_or(0)
             .min(moment.second);
-        let fields = format!(
-            "Content-Type: {}\r\nLast-Modified: {}\r\nAccept-Ranges: bytes\r\n",
-            content_type(name),
+        let tag = tag::of(&stamp, "", moment.now);
+        let representation = format!(
+            "Last-Modified: {}\r\nAccept-Ranges: bytes\r\n",
             date::format(modified),
         );
+        let shared = format!("ETag: {tag}\r\n");
+        let fields = Fields::new(&content_type(name), &representation, &shared);
         Ok(Found::File(Rc::new(Entry {
             fd,
             stamp,
             opened: moment.now,
             checked: Cell::new(moment.turn),
             modified,
+            tag,
             fields,
             head: RefCell::default(),
             small: RefCell::default(),
@@ -119,13 +103,18 @@ impl Entry {
         u64::try_from(self.stamp.size).unwrap_or(0)
     }
 
-    /// When it was last changed, in seconds since 1970.
-    pub(crate) fn modified(&self) -> u64 {
-        self.modified
+    /// What conditions are held against.
+    pub(crate) fn current(&self, second: u64) -> Current<'_> {
+        Current {
+            size: self.size(),
+            modified: Some(self.modified),
+            tag: Some(&self.tag),
+            second,
+        }
     }
 
-    /// Fields of any response about this file, each with its line's end.
-    pub(crate) fn fields(&self) -> &str {
+    /// Fields of the responses about this file.
+    pub(crate) fn fields(&self) -> &Fields {
         &self.fields
     }
 
@@ -134,7 +123,7 @@ impl Entry {
         let build = || {
             dates.with(second, |date| {
                 Head::new(Status::OK, date)
-                    .fields(&self.fields)
+                    .fields(self.fields.all())
                     .field("Content-Length", format_args!("{}", self.size()))
                     .end(persistence)
                     .freeze()
@@ -184,7 +173,7 @@ impl Entry {
         }
         let unchanged = || {
             let now = fs::fstat(&self.fd);
-            now.is_ok_and(|now| now.st_nlink > 0 && stamp(&now) == self.stamp)
+            now.is_ok_and(|now| now.st_nlink > 0 && Stamp::of(&now) == self.stamp)
         };
         let fresh = self.is_young(moment) && unchanged();
         if fresh {
@@ -367,6 +356,7 @@ mod tests {
         assert!(text.contains("\r\nContent-Type: text/plain; charset=utf-8\r\n"));
         assert!(text.contains("\r\nLast-Modified: "));
         assert!(text.contains("\r\nAccept-Ranges: bytes\r\n"));
+        assert!(text.contains("\r\nETag: "));
         assert!(text.ends_with("\r\nContent-Length: 5\r\n\r\n"));
     }
 

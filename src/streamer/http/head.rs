@@ -69,7 +69,7 @@ impl Plain<'_> {
     pub(crate) fn build(&self, date: &str) -> Bytes {
         let Status { code, reason } = self.status;
         let head = Head::new(self.status, date).fields(self.fields);
-        if self.status == Status::NOT_MODIFIED {
+        if matches!(self.status, Status::NOT_MODIFIED | Status::NO_CONTENT) {
             return head.end(self.persistence).freeze();
         }
         let body = format!("{code} {reason}\n");

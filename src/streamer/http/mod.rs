@@ -3,17 +3,25 @@
 //! Nothing here submits operations or knows of the backends: what has to be opened, or done where
 //! it may wait, is asked of the server's [`Shared`](super::server::Shared).
 
+mod body;
 mod cache;
 mod choice;
 mod connection;
 mod date;
+mod ends;
+mod fields;
 mod head;
+mod host;
 mod moment;
+mod multipart;
 mod path;
 mod pending;
 mod range;
 mod request;
+mod respond;
+mod stamp;
 mod status;
+mod tag;
 
 pub(super) use cache::Cache;
 pub(super) use connection::{Connection, Http};

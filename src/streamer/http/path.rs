@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, percent_encode};
 
+use super::host;
 use super::status::Status;
 
 /// What has to be encoded in a path that goes into a `Location` header.
@@ -45,6 +46,10 @@ fn strip_authority(target: &[u8]) -> Option<&[u8]> {
         head.eq_ignore_ascii_case(prefix).then_some(rest)
     };
     let rest = prefix(b"http://").or_else(|| prefix(b"https://"))?;
+    let end = rest.iter().position(|b| b"/?#".contains(b));
+    if !host::is_valid(&rest[..end.unwrap_or(rest.len())]) {
+        return None;
+    }
     match rest.iter().position(|b| matches!(b, b'/' | b'?')) {
         Some(0) => None,
         Some(at) if rest[at] == b'/' => Some(&rest[at..]),

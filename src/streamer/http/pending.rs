@@ -8,9 +8,10 @@ use crate::streamer::server::Shared;
 use crate::{Fd, Transport};
 
 use super::cache::{Entry, Found};
-use super::connection::{Answer, Connection};
+use super::connection::Connection;
 use super::path::directory_target;
 use super::request::Wanted;
+use super::respond::Answer;
 use super::status::Status;
 
 /// A request that waits for its file.
@@ -21,8 +22,6 @@ pub(crate) struct Pending {
     /// As [`normalize`](super::path::normalize) gives it.
     pub(crate) path: Vec<u8>,
     pub(crate) query: Option<Vec<u8>>,
-    /// Something of the request's is unread.
-    pub(crate) linger: bool,
 }
 
 impl Pending {
@@ -78,6 +77,6 @@ impl Pending {
 
     fn answer(self, answer: Answer<'_>) {
         let connection = self.connection;
-        connection.resume(&self.transport, self.wanted, self.linger, answer);
+        connection.resume(&self.transport, self.wanted, answer);
     }
 }

@@ -4,9 +4,13 @@ use std::mem::MaybeUninit;
 
 use httparse::{Header, Status as Progress};
 
+use super::body::Body;
+use super::choice::{Conditions, IfRange};
 use super::date;
-use super::range::ByteRange;
+use super::host;
+use super::range::Ranges;
 use super::status::Status;
+use super::tag;
 
 /// The longest target, in bytes; longer ones are answered with 414.
 pub(crate) const MAX_TARGET: usize = 8 << 10;
@@ -22,6 +26,8 @@ pub(crate) const MAX_BODY: u64 = 64 << 10;
 pub(crate) enum Method {
     Get,
     Head,
+    /// What may be done: answered by itself.
+    Options,
     /// One that HTTP knows and this server doesn't offer: 405.
     NotAllowed,
     /// 501.
@@ -39,27 +45,16 @@ pub(crate) enum Persistence {
     Close,
 }
 
-/// A condition that a range request depends on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum IfRange {
-    /// The file is unchanged since this very second.
-    Date(u64),
-    /// An entity tag: this server gives none out, so none matches.
-    Tag,
-}
-
 /// What decides the response, besides the file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Wanted {
     /// The header alone.
     pub(crate) head: bool,
     pub(crate) persistence: Persistence,
-    pub(crate) range: Option<ByteRange>,
-    pub(crate) if_range: Option<IfRange>,
-    /// Seconds since 1970.
-    pub(crate) if_modified_since: Option<u64>,
-    /// Seconds since 1970.
-    pub(crate) if_unmodified_since: Option<u64>,
+    /// Something of the client's may be unread when the response is sent.
+    pub(crate) linger: bool,
+    /// `None` for the usual request, which makes none.
+    pub(crate) conditions: Option<Box<Conditions>>,
 }
 
 impl Wanted {
@@ -74,8 +69,8 @@ pub(crate) struct Request<'a> {
     pub(crate) method: Method,
     pub(crate) target: &'a [u8],
     pub(crate) wanted: Wanted,
-    /// The body's length.
-    pub(crate) body: u64,
+    /// What follows it, to be read away. [`Wanted::closes`] where it is not worth that.
+    pub(crate) body: Body,
     /// The head's length, the empty line included.
     pub(crate) len: usize,
 }
@@ -104,12 +99,14 @@ pub(crate) fn parse(input: &[u8]) -> Parsed<'_> {
             if len > MAX_HEAD {
                 return Parsed::Refused(Status::HEADERS_TOO_LARGE);
             }
+            if !ends_lines_with_crlf(&input[..len], request.headers) {
+                return Parsed::Refused(Status::BAD_REQUEST);
+            }
             let method = match request.method.unwrap_or_default() {
                 "GET" => Method::Get,
                 "HEAD" => Method::Head,
-                "POST" | "PUT" | "DELETE" | "PATCH" | "OPTIONS" | "TRACE" | "CONNECT" => {
-                    Method::NotAllowed
-                }
+                "OPTIONS" => Method::Options,
+                "POST" | "PUT" | "DELETE" | "PATCH" | "TRACE" | "CONNECT" => Method::NotAllowed,
                 _ => Method::Unknown,
             };
             let version = request.version.unwrap_or_default();
@@ -129,9 +126,25 @@ pub(crate) fn parse(input: &[u8]) -> Parsed<'_> {
             None => Parsed::Partial,
         },
         Err(httparse::Error::TooManyHeaders) => Parsed::Refused(Status::HEADERS_TOO_LARGE),
-        Err(httparse::Error::Version) => Parsed::Refused(Status::VERSION_NOT_SUPPORTED),
+        Err(httparse::Error::Version) if names_version(input) => {
+            Parsed::Refused(Status::VERSION_NOT_SUPPORTED)
+        }
         Err(_) => Parsed::Refused(Status::BAD_REQUEST),
     }
+}
+
+/// Whether the request line ends in some version of HTTP.
+fn names_version(input: &[u8]) -> bool {
+    let line = input
+        .trim_ascii_start()
+        .split(|b| b"\r\n".contains(b))
+        .next();
+    let mut words = line.unwrap_or_default().split(|b| *b == b' ').skip(2);
+    let version = words
+        .next()
+        .and_then(|version| version.strip_prefix(b"HTTP/"));
+    let digits = version.is_some_and(|v| matches!(v, [b'0'..=b'9', b'.', b'0'..=b'9']));
+    digits && words.next().is_none()
 }
 
 fn partial_too_long(input: &[u8]) -> Option<Status> {
@@ -142,73 +155,189 @@ fn partial_too_long(input: &[u8]) -> Option<Status> {
     (input.len() > MAX_HEAD).then_some(Status::HEADERS_TOO_LARGE)
 }
 
+/// Whether no line ends in LF alone, as RFC 9112, section 2.2 lets one take it: what stands before
+/// us might have read such lines as one.
+fn ends_lines_with_crlf(head: &[u8], headers: &[Header<'_>]) -> bool {
+    let start = head.as_ptr() as usize;
+    let starts = headers.iter().map(|h| h.name.as_ptr() as usize - start);
+    // Each name stands at the beginning of a line.
+    head.ends_with(b"\r\n\r\n") && starts.into_iter().all(|at| head[..at].ends_with(b"\r\n"))
+}
+
+/// The fields that matter here.
+#[derive(Default)]
+struct Fields {
+    close: bool,
+    keep: bool,
+    /// `100-continue`, or something else.
+    expects: bool,
+    expects_else: bool,
+    hosts: u32,
+    length: Option<u64>,
+    coding: Option<Coding>,
+    ranges: u32,
+    conditions: Option<Box<Conditions>>,
+}
+
+/// How a body is transferred.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Coding {
+    Chunked,
+    /// In chunks, and before that in a way that is not known here.
+    Unknown,
+    /// With no way to find its end.
+    Endless,
+}
+
+impl Fields {
+    fn conditions(&mut self) -> &mut Conditions {
+        self.conditions.get_or_insert_default()
+    }
+
+    fn take(&mut self, method: Method, name: &str, value: &[u8]) -> Result<(), Status> {
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        // By length first: most fields are none of these.
+        match name.len() {
+            4 if is("host") => {
+                self.hosts += 1;
+                if !host::is_valid(value) {
+                    return Err(Status::BAD_REQUEST);
+                }
+            }
+            // For other methods a range has no meaning (RFC 9110, 14.2).
+            5 if is("range") && method == Method::Get => {
+                self.ranges += 1;
+                // Several are no list: what is meant can't be told.
+                let one = self.ranges == 1;
+                self.conditions().range = Ranges::parse(value).filter(|_| one);
+            }
+            6 if is("expect") => {
+                self.expects = true;
+                self.expects_else |= !value.eq_ignore_ascii_case(b"100-continue");
+            }
+            8 if is("if-range") => {
+                let twice = self.conditions().if_range.is_some();
+                let if_range = if twice {
+                    IfRange::Never
+                } else {
+                    if_range(value)
+                };
+                self.conditions().if_range = Some(if_range);
+            }
+            8 if is("if-match") => list(&mut self.conditions().if_match, value),
+            10 if is("connection") => {
+                for option in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                    self.close |= option.eq_ignore_ascii_case(b"close");
+                    self.keep |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            13 if is("if-none-match") => list(&mut self.conditions().if_none_match, value),
+            14 if is("content-length") => {
+                let length = content_length(value).ok_or(Status::BAD_REQUEST)?;
+                if self.length.is_some_and(|before| before != length) {
+                    return Err(Status::BAD_REQUEST);
+                }
+                self.length = Some(length);
+            }
+            17 if is("if-modified-since") => {
+                self.conditions().if_modified_since = date::parse(value);
+            }
+            17 if is("transfer-encoding") => {
+                self.coding = Some(transfer_coding(self.coding, value));
+            }
+            19 if is("if-unmodified-since") => {
+                self.conditions().if_unmodified_since = date::parse(value);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The body that follows (RFC 9112, 6.3). Whatever two readers might see differently is
+    /// refused, and with that the connection ends.
+    fn body(&self, version: u8) -> Result<Body, Status> {
+        match (self.coding, self.length) {
+            (None, None | Some(0)) => Ok(Body::None),
+            (None, Some(length)) => Ok(Body::Length(length)),
+            (Some(_), _) if version == 0 => Err(Status::BAD_REQUEST),
+            (Some(_), Some(_)) | (Some(Coding::Endless), None) => Err(Status::BAD_REQUEST),
+            (Some(Coding::Unknown), None) => Err(Status::NOT_IMPLEMENTED),
+            (Some(Coding::Chunked), None) => Ok(Body::chunked(MAX_BODY)),
+        }
+    }
+}
+
 /// Reads the header fields that matter here, and the body's length.
 fn read_fields(
     method: Method,
     version: u8,
     headers: &[Header<'_>],
-) -> Result<(Wanted, u64), Status> {
-    let (mut close, mut keep) = (false, false);
-    let mut hosts = 0;
-    let mut body: Option<u64> = None;
-    let mut expects = false;
-    let mut none_match = false;
-    let mut wanted = Wanted {
-        head: method == Method::Head,
-        persistence: Persistence::Keep,
-        range: None,
-        if_range: None,
-        if_modified_since: None,
-        if_unmodified_since: None,
-    };
+) -> Result<(Wanted, Body), Status> {
+    let mut fields = Fields::default();
     for Header { name, value } in headers {
-        let is = |other: &str| name.eq_ignore_ascii_case(other);
-        // By length first: most fields are none of these.
-        match name.len() {
-            4 if is("host") => hosts += 1,
-            5 if is("range") && method == Method::Get => wanted.range = ByteRange::parse(value),
-            6 if is("expect") => expects = true,
-            8 if is("if-range") => {
-                wanted.if_range = Some(date::parse(value).map_or(IfRange::Tag, IfRange::Date));
-            }
-            10 if is("connection") => {
-                for option in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
-                    close |= option.eq_ignore_ascii_case(b"close");
-                    keep |= option.eq_ignore_ascii_case(b"keep-alive");
-                }
-            }
-            13 if is("if-none-match") => none_match = true,
-            14 if is("content-length") => {
-                let length = content_length(value).ok_or(Status::BAD_REQUEST)?;
-                if body.is_some_and(|before| before != length) {
-                    return Err(Status::BAD_REQUEST);
-                }
-                body = Some(length);
-            }
-            17 if is("if-modified-since") => wanted.if_modified_since = date::parse(value),
-            // Its body's end could be found only by understanding the coding.
-            17 if is("transfer-encoding") => return Err(Status::NOT_IMPLEMENTED),
-            19 if is("if-unmodified-since") => wanted.if_unmodified_since = date::parse(value),
-            _ => {}
-        }
+        fields.take(method, name, value)?;
     }
-    if hosts > 1 || (hosts == 0 && version == 1) {
+    if fields.hosts > 1 || (fields.hosts == 0 && version == 1) {
         return Err(Status::BAD_REQUEST);
     }
-    if none_match {
-        // RFC 9110, 13.1.3: tags go before dates, and no tag is ours.
-        wanted.if_modified_since = None;
+    let body = fields.body(version)?;
+    // What HTTP/1.0 clients expect is to be ignored (RFC 9110, 10.1.1).
+    if fields.expects_else && version == 1 {
+        return Err(Status::EXPECTATION_FAILED);
     }
-    let body = body.unwrap_or(0);
-    wanted.persistence = match version {
-        _ if close || body > MAX_BODY => Persistence::Close,
+    let persistence = match version {
+        _ if fields.close => Persistence::Close,
+        _ if matches!(body, Body::Length(n) if n > MAX_BODY) => Persistence::Close,
         // Whether the body comes after our answer is the client's choice: it can't be told.
-        _ if expects && body > 0 => Persistence::Close,
+        1 if fields.expects && !body.is_over() => Persistence::Close,
         1 => Persistence::Keep,
-        _ if keep => Persistence::KeepTold,
+        _ if fields.keep => Persistence::KeepTold,
         _ => Persistence::Close,
     };
+    let wanted = Wanted {
+        head: method == Method::Head,
+        persistence,
+        linger: false,
+        conditions: fields.conditions,
+    };
     Ok((wanted, body))
+}
+
+/// A field that is a list may come in several lines (RFC 9110, 5.3).
+fn list(whole: &mut Option<Vec<u8>>, value: &[u8]) {
+    match whole {
+        Some(whole) => {
+            whole.push(b',');
+            whole.extend_from_slice(value);
+        }
+        None => *whole = Some(value.to_vec()),
+    }
+}
+
+fn if_range(value: &[u8]) -> IfRange {
+    let value = value.trim_ascii();
+    match tag::take(value) {
+        Some((_, [])) => IfRange::Tag(value.to_vec()),
+        Some(_) => IfRange::Never,
+        None => date::parse(value).map_or(IfRange::Never, IfRange::Date),
+    }
+}
+
+/// What one more line of codings makes of those before it.
+fn transfer_coding(before: Option<Coding>, value: &[u8]) -> Coding {
+    value
+        .split(|b| *b == b',')
+        .fold(before, |before, coding| {
+            let chunked = coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
+            Some(match before {
+                // Chunks come last, and once (RFC 9112, 6.1).
+                Some(Coding::Chunked | Coding::Unknown) => Coding::Endless,
+                Some(Coding::Endless) if chunked => Coding::Unknown,
+                None if chunked => Coding::Chunked,
+                _ => Coding::Endless,
+            })
+        })
+        .unwrap_or(Coding::Endless)
 }
 
 /// Digits, or the same number several times over (RFC 9110, 8.6).
@@ -231,7 +360,7 @@ fn content_length(value: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn complete(text: &str) -> (Method, Wanted, u64) {
+    fn complete(text: &str) -> (Method, Wanted, Body) {
         match parse(text.as_bytes()) {
             Parsed::Complete(request) => {
                 assert_eq!(request.len, text.len());
@@ -248,7 +377,7 @@ mod tests {
         }
     }
 
-    fn fields(fields: &str) -> (Wanted, u64) {
+    fn fields(fields: &str) -> (Wanted, Body) {
         let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
         let (_, wanted, body) = complete(&text);
         (wanted, body)
@@ -274,7 +403,7 @@ mod tests {
         assert_eq!(method("GET"), Method::Get);
         assert_eq!(method("HEAD"), Method::Head);
         assert_eq!(method("POST"), Method::NotAllowed);
-        assert_eq!(method("OPTIONS"), Method::NotAllowed);
+        assert_eq!(method("OPTIONS"), Method::Options);
         assert_eq!(method("BREW"), Method::Unknown);
         assert_eq!(method("get"), Method::Unknown);
     }
@@ -299,41 +428,100 @@ mod tests {
 
     #[test]
     fn knows_body_lengths() {
-        assert_eq!(fields("Content-Length: 5\r\n").1, 5);
-        assert_eq!(fields("Content-Length: 5, 5\r\n").1, 5);
+        assert_eq!(fields("").1, Body::None);
+        assert_eq!(fields("Content-Length: 0\r\n").1, Body::None);
+        assert_eq!(fields("Content-Length: 5\r\n").1, Body::Length(5));
+        assert_eq!(fields("Content-Length: 5, 5\r\n").1, Body::Length(5));
         assert!(!fields("Content-Length: 5\r\n").0.closes());
         assert!(fields("Content-Length: 65537\r\n").0.closes());
+        let expects = "Expect: 100-Continue\r\n";
         assert!(
-            fields("Content-Length: 5\r\nExpect: 100-continue\r\n")
+            fields(&format!("Content-Length: 5\r\n{expects}"))
                 .0
                 .closes()
         );
+        assert!(!fields(expects).0.closes());
         for bad in ["-1", "+1", "", "1, 2", "1 2", "0x1", "18446744073709551616"] {
             let text = format!("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: {bad}\r\n\r\n");
             assert_eq!(refused(text.as_bytes()), Status::BAD_REQUEST, "{bad:?}");
         }
         let two = b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n";
         assert_eq!(refused(two), Status::BAD_REQUEST);
-        let chunked = b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
-        assert_eq!(refused(chunked), Status::NOT_IMPLEMENTED);
+    }
+
+    #[test]
+    fn knows_where_chunks_end_or_refuses_them() {
+        let chunked = "Transfer-Encoding: Chunked\r\n";
+        assert_eq!(fields(chunked).1, Body::chunked(MAX_BODY));
+        assert!(!fields(chunked).0.closes());
+        let of = |version: &str, fields: &str| {
+            refused(format!("GET / {version}\r\nHost: a\r\n{fields}\r\n").as_bytes())
+        };
+        for (fields, status) in [
+            (
+                "Transfer-Encoding: gzip, chunked\r\n",
+                Status::NOT_IMPLEMENTED,
+            ),
+            (
+                "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n",
+                Status::NOT_IMPLEMENTED,
+            ),
+            ("Transfer-Encoding: gzip\r\n", Status::BAD_REQUEST),
+            ("Transfer-Encoding: identity\r\n", Status::BAD_REQUEST),
+            ("Transfer-Encoding:\r\n", Status::BAD_REQUEST),
+            ("Transfer-Encoding: chunked, gzip\r\n", Status::BAD_REQUEST),
+            (
+                "Transfer-Encoding: chunked, chunked\r\n",
+                Status::BAD_REQUEST,
+            ),
+            ("Transfer-Encoding: xchunked\r\n", Status::BAD_REQUEST),
+            (
+                "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+                Status::BAD_REQUEST,
+            ),
+            (
+                "Content-Length: 0\r\nTransfer-Encoding: chunked\r\n",
+                Status::BAD_REQUEST,
+            ),
+        ] {
+            assert_eq!(of("HTTP/1.1", fields), status, "{fields:?}");
+        }
+        assert_eq!(of("HTTP/1.0", chunked), Status::BAD_REQUEST);
     }
 
     #[test]
     fn reads_conditions() {
+        assert_eq!(fields("Accept: */*\r\n").0.conditions, None);
+        let conditions = |text: &str| *fields(text).0.conditions.expect("conditions");
         let date = "Sun, 06 Nov 1994 08:49:37 GMT";
-        let (wanted, _) = fields(&format!("If-Modified-Since: {date}\r\n"));
-        assert_eq!(wanted.if_modified_since, Some(784_111_777));
-        let (wanted, _) = fields(&format!(
-            "If-Modified-Since: {date}\r\nIf-None-Match: \"a\"\r\n"
+        let c = conditions(&format!(
+            "If-Modified-Since: {date}\r\nIf-Unmodified-Since: never\r\n\
+             If-None-Match: \"a\"\r\nIf-Match: *\r\nif-none-match: \"b\"\r\n"
         ));
-        assert_eq!(wanted.if_modified_since, None);
-        let (wanted, _) = fields(&format!("Range: bytes=1-\r\nIf-Range: {date}\r\n"));
-        assert_eq!(wanted.range, Some(ByteRange::From(1)));
-        assert_eq!(wanted.if_range, Some(IfRange::Date(784_111_777)));
-        let (wanted, _) = fields("Range: bytes=1-\r\nIf-Range: \"a\"\r\n");
-        assert_eq!(wanted.if_range, Some(IfRange::Tag));
+        assert_eq!(c.if_modified_since, Some(784_111_777));
+        assert_eq!(c.if_unmodified_since, None);
+        assert_eq!(c.if_none_match.as_deref(), Some(b"\"a\",\"b\"".as_slice()));
+        assert_eq!(c.if_match.as_deref(), Some(b"*".as_slice()));
+        let c = conditions(&format!("Range: bytes=1-\r\nIf-Range: {date}\r\n"));
+        assert_eq!(c.range, Ranges::parse(b"bytes=1-"));
+        assert_eq!(c.if_range, Some(IfRange::Date(784_111_777)));
+        let if_range = |text: &str| conditions(text).if_range;
+        let tag = Some(IfRange::Tag(b"W/\"a\"".to_vec()));
+        assert_eq!(if_range("If-Range: W/\"a\"\r\n"), tag);
+        for never in ["nonsense", "\"a", "\"a\", \"b\"", "*", ""] {
+            let field = format!("If-Range: {never}\r\n");
+            assert_eq!(if_range(&field), Some(IfRange::Never), "{never}");
+        }
+        let twice = "If-Range: \"a\"\r\nIf-Range: \"a\"\r\n";
+        assert_eq!(if_range(twice), Some(IfRange::Never));
+        let twice = "Range: bytes=1-\r\nRange: bytes=1-\r\n";
+        assert_eq!(conditions(twice).range, None);
         let head = "HEAD / HTTP/1.1\r\nHost: a\r\nRange: bytes=1-\r\n\r\n";
-        assert_eq!(complete(head).1.range, None, "a range is for GET alone");
+        assert_eq!(
+            complete(head).1.conditions,
+            None,
+            "a range is for GET alone"
+        );
     }
 
     #[test]
@@ -343,7 +531,24 @@ mod tests {
             "GET /\r\n\r\n",
             "GET / HTTP/1.1\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+            "GET / HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n",
             "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+            "GET / HTTP/1.1\r\n Host: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n\tfolded\r\n\r\n",
+            "GET / HTTP/1.1\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: b\rY: c\r\n\r\n",
+            "GET /\r HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX\0: b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n: b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX\r\n\r\n",
+            "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /a b HTTP/1.1\r\nHost: a\r\n\r\n",
+            " GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / http/1.1\r\nHost: a\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\0\r\n\r\n",
             "\u{16}\u{3}\u{1}",

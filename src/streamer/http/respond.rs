@@ -1,0 +1,356 @@
+//! What goes out on a connection: from a request to writes and sends, in their order.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use crate::{RouteChoice, SendOptions, SendOutcome, Source, Transport};
+
+use super::body::Body;
+use super::cache::Entry;
+use super::choice::Choice;
+use super::connection::{Connection, MAX_WRITTEN, Phase};
+use super::head::{Head, Plain};
+use super::multipart::Multipart;
+use super::path::{normalize, split_target};
+use super::pending::Pending;
+use super::request::{MAX_BODY, Method, Persistence, Request, Wanted};
+use super::status::Status;
+
+/// Files from this size on report their progress, which keeps a slow client from seeming stalled.
+const LARGE: u64 = 256 << 10;
+
+const ALLOW: &str = "Allow: GET, HEAD, OPTIONS\r\n";
+
+/// What an opening brought.
+pub(crate) enum Answer<'a> {
+    /// A file.
+    File(&'a Entry),
+    /// None: the status to say so, and fields of its own.
+    Status(Status, &'a str),
+}
+
+impl Connection {
+    /// Answers one request. `more` came behind it.
+    pub(super) fn answer(self: &Rc<Self>, transport: &Transport, request: Request<'_>, more: bool) {
+        let mut wanted = request.wanted;
+        wanted.linger = more || !request.body.is_over();
+        {
+            let mut state = self.state.borrow_mut();
+            state.body = request.body;
+            state.since = self.server.tick();
+        }
+        let status = match request.method {
+            Method::Options => {
+                return self.plain(transport, Status::NO_CONTENT, ALLOW, &wanted);
+            }
+            Method::NotAllowed => {
+                return self.plain(transport, Status::METHOD_NOT_ALLOWED, ALLOW, &wanted);
+            }
+            Method::Unknown => Status::NOT_IMPLEMENTED,
+            _ if matches!(request.body, Body::Length(n) if n > MAX_BODY) => {
+                Status::CONTENT_TOO_LARGE
+            }
+            Method::Get | Method::Head => match self.file(transport, request.target, wanted) {
+                None => return,
+                Some((status, refused)) => {
+                    wanted = refused;
+                    status
+                }
+            },
+        };
+        self.plain(transport, status, "", &wanted);
+    }
+
+    /// Answers with a file: one that is open, or one to be opened. Gives back a request that names
+    /// none.
+    fn file(
+        self: &Rc<Self>,
+        transport: &Transport,
+        target: &[u8],
+        wanted: Wanted,
+    ) -> Option<(Status, Wanted)> {
+        let named = split_target(target).and_then(|(path, query)| Ok((normalize(path)?, query)));
+        let (path, query) = match named {
+            Ok(named) => named,
+            Err(status) => return Some((status, wanted)),
+        };
+        let moment = self.server.moment();
+        let entry = self.server.cache.borrow_mut().get(&path, moment);
+        if let Some(entry) = entry {
+            self.respond(transport, &entry, &wanted);
+            return None;
+        }
+        self.state.borrow_mut().phase = Phase::Opening;
+        let pending = Pending {
+            connection: Rc::clone(self),
+            transport: transport.clone(),
+            wanted,
+            path: path.into_owned(),
+            query: query.map(<[u8]>::to_vec),
+        };
+        pending.open(&self.server);
+        None
+    }
+
+    /// Queues the response with, or about, a file.
+    fn respond(self: &Rc<Self>, transport: &Transport, entry: &Entry, wanted: &Wanted) {
+        let moment = self.server.moment();
+        let size = entry.size();
+        let choice = match &wanted.conditions {
+            None => Choice::Whole,
+            Some(conditions) => conditions.choose(&entry.current(moment.second)),
+        };
+        match choice {
+            Choice::Whole => self.whole(transport, entry, wanted),
+            Choice::Part(start, end) => self.part(transport, entry, wanted, start..end),
+            Choice::Parts(parts) => self.parts(transport, entry, wanted, &parts),
+            Choice::NotModified => {
+                let fields = entry.fields().not_modified();
+                self.plain(transport, Status::NOT_MODIFIED, fields, wanted);
+            }
+            Choice::PreconditionFailed => {
+                self.plain(transport, Status::PRECONDITION_FAILED, "", wanted);
+            }
+            Choice::Unsatisfiable => {
+                let range = format!("Content-Range: bytes */{size}\r\n");
+                self.plain(transport, Status::RANGE_NOT_SATISFIABLE, &range, wanted);
+            }
+        }
+    }
+
+    /// 200.
+    fn whole(self: &Rc<Self>, transport: &Transport, entry: &Entry, wanted: &Wanted) {
+        let moment = self.server.moment();
+        let dates = &self.server.dates;
+        let size = entry.size();
+        if self.may_share(transport, wanted)
+            && let Some(response) = entry.response(moment, dates)
+        {
+            self.write(transport, response);
+            return self.finished(Status::OK, size);
+        }
+        self.write(
+            transport,
+            entry.head(wanted.persistence, moment.second, dates),
+        );
+        if wanted.head || size == 0 {
+            self.finished(Status::OK, 0);
+        } else {
+            let done = Some((Status::OK, size));
+            self.send(transport, entry, 0..size, done);
+        }
+        self.responded(transport, wanted);
+    }
+
+    /// 206 with one range.
+    fn part(
+        self: &Rc<Self>,
+        transport: &Transport,
+        entry: &Entry,
+        wanted: &Wanted,
+        part: Range<u64>,
+    ) {
+        let (start, last, size) = (part.start, part.end - 1, entry.size());
+        let length = part.end - part.start;
+        let head = self.server.with_date(|date| {
+            Head::new(Status::PARTIAL_CONTENT, date)
+                .fields(entry.fields().all())
+                .field("Content-Range", format_args!("bytes {start}-{last}/{size}"))
+                .field("Content-Length", format_args!("{length}"))
+                .end(wanted.persistence)
+        });
+        self.write(transport, head.freeze());
+        let done = Some((Status::PARTIAL_CONTENT, length));
+        self.send(transport, entry, part, done);
+        self.responded(transport, wanted);
+    }
+
+    /// 206 with several ranges.
+    fn parts(
+        self: &Rc<Self>,
+        transport: &Transport,
+        entry: &Entry,
+        wanted: &Wanted,
+        parts: &[(u64, u64)],
+    ) {
+        let multipart = Multipart::new(entry.fields().content_type(), entry.size(), parts);
+        let Multipart {
+            boundary, length, ..
+        } = &multipart;
+        let head = self.server.with_date(|date| {
+            let kind = format_args!("multipart/byteranges; boundary={boundary}");
+            Head::new(Status::PARTIAL_CONTENT, date)
+                .fields(entry.fields().without_type())
+                .field("Content-Type", kind)
+                .field("Content-Length", format_args!("{length}"))
+                .end(wanted.persistence)
+        });
+        self.write(transport, head.freeze());
+        let last = parts.len() - 1;
+        for (index, (head, &(start, end))) in multipart.heads.into_iter().zip(parts).enumerate() {
+            self.write(transport, head.into());
+            let done = (index == last).then_some((Status::PARTIAL_CONTENT, multipart.length));
+            self.send(transport, entry, start..end, done);
+        }
+        self.write(transport, multipart.end.into());
+        self.responded(transport, wanted);
+    }
+
+    /// Whether a small file may go as one piece of memory, which is the same for all in this turn.
+    fn may_share(&self, transport: &Transport, wanted: &Wanted) -> bool {
+        let usual = !wanted.head && wanted.persistence == Persistence::Keep;
+        let auto = self.server.options.route == RouteChoice::Auto;
+        usual && auto && transport.write_buffer_size() < MAX_WRITTEN
+    }
+
+    /// Queues a part of a file. With the last of a response goes what is to be said of that.
+    fn send(
+        self: &Rc<Self>,
+        transport: &Transport,
+        entry: &Entry,
+        part: Range<u64>,
+        done: Option<(Status, u64)>,
+    ) {
+        // How much may be queued is decided here, by the number of files.
+        let mut options = SendOptions::new().write_weight(0);
+        if part.end - part.start >= LARGE {
+            let connection = Rc::clone(self);
+            options = options.progress(move |_, _| {
+                connection.state.borrow_mut().since = connection.server.tick();
+            });
+        }
+        {
+            let mut state = self.state.borrow_mut();
+            state.queued += 1;
+            state.since = self.server.tick();
+        }
+        let connection = Rc::clone(self);
+        let source = Source::file(entry.fd().clone(), part);
+        transport.send_file(source, options, move |transport, outcome| {
+            if let Some((status, bytes)) = done
+                && outcome.is_success()
+            {
+                connection.finished(status, bytes);
+            }
+            connection.sent(transport, outcome);
+        });
+    }
+
+    fn sent(self: &Rc<Self>, transport: &Transport, outcome: SendOutcome) {
+        let mut state = self.state.borrow_mut();
+        state.queued -= 1;
+        state.since = self.server.tick();
+        if outcome.is_success() {
+            if state.phase == Phase::Open && !state.input.is_empty() {
+                drop(state);
+                self.take_up(transport);
+            }
+            return;
+        }
+        // The client was promised more than it got, be it that nothing was sent of the file.
+        state.phase = Phase::Closing;
+        drop(state);
+        transport.abort();
+        if let Err(error) = outcome.into_result() {
+            log::debug!("a response was cut: {error}");
+        }
+    }
+
+    /// Queues a response that says its status and no more.
+    pub(super) fn plain(
+        &self,
+        transport: &Transport,
+        status: Status,
+        fields: &str,
+        wanted: &Wanted,
+    ) {
+        self.say(transport, status, fields, wanted.head, wanted.persistence);
+        self.responded(transport, wanted);
+    }
+
+    /// Answers what can't be understood, and ends the connection.
+    pub(super) fn refuse(&self, transport: &Transport, status: Status) {
+        self.say(transport, status, "", false, Persistence::Close);
+        self.linger(transport);
+    }
+
+    fn say(
+        &self,
+        transport: &Transport,
+        status: Status,
+        fields: &str,
+        head: bool,
+        persistence: Persistence,
+    ) {
+        let plain = Plain {
+            status,
+            fields,
+            head,
+            persistence,
+        };
+        let text = self.server.with_date(|date| plain.build(date));
+        self.write(transport, text);
+        self.finished(status, 0);
+    }
+
+    fn write(&self, transport: &Transport, text: Bytes) {
+        if let Err(error) = transport.write(text) {
+            log::debug!("a response can't be sent: {error}");
+        }
+    }
+
+    /// After a response was queued.
+    fn responded(&self, transport: &Transport, wanted: &Wanted) {
+        if !wanted.closes() {
+            return;
+        }
+        // Closing with something unread resets the connection, response and all.
+        if wanted.linger {
+            self.linger(transport);
+        } else {
+            self.close(transport);
+        }
+    }
+
+    /// A response is done with: its last file was sent, or, where it has none, it was queued.
+    /// `bytes` are those of its content.
+    #[inline]
+    fn finished(&self, status: Status, bytes: u64) {
+        log::trace!("{} with {bytes} bytes", status.code);
+    }
+
+    /// Whether the file that is being opened is still wanted.
+    pub(super) fn awaits_file(&self) -> bool {
+        self.state.borrow().phase == Phase::Opening
+    }
+
+    /// Answers with what the opening brought, and goes on with what was received meanwhile.
+    pub(super) fn resume(
+        self: &Rc<Self>,
+        transport: &Transport,
+        mut wanted: Wanted,
+        found: Answer<'_>,
+    ) {
+        {
+            let mut state = self.state.borrow_mut();
+            state.phase = Phase::Open;
+            state.since = self.server.tick();
+            // A client that did not ask for the end may send more requests.
+            wanted.linger |= !state.input.is_empty() || self.server.is_stopping();
+        }
+        if self.server.is_stopping() {
+            wanted.persistence = Persistence::Close;
+        }
+        match found {
+            Answer::File(entry) => self.respond(transport, entry, &wanted),
+            Answer::Status(status, fields) => self.plain(transport, status, fields, &wanted),
+        }
+        if self.state.borrow().phase == Phase::Open {
+            self.take_up(transport);
+        } else {
+            self.settle(transport);
+        }
+    }
+}
