@@ -8,7 +8,6 @@ use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
 
 use common::*;
 use spliceport::proactor::net::ListenOptions;
@@ -31,69 +30,6 @@ fn lost_with_an_error(record: &Record) {
 }
 
 on_both_backends! {
-    fn c12_header_and_small_file_leave_in_one_segment(proactor: Proactor) {
-        for len in [1, 1000, 12_000] {
-            let (transport, _record, mut peer) = open(&proactor);
-            run_a_while(&proactor);
-            transport.write(contents(0, 200)).unwrap();
-            let outcome = send(&transport, file(len), SendOptions::new());
-            outcome.succeed(&proactor, len);
-            let before = segments(&peer);
-            let mut bytes = vec![0; 200 + len as usize];
-            peer.read_exact(&mut bytes).unwrap();
-            // On loopback a segment has up to 64 KiB.
-            assert_eq!(before, 1, "{len}");
-        }
-    }
-
-    fn c12_nothing_stays_corked(proactor: Proactor) {
-        for route in ROUTES {
-            for len in [1, 3000, 70_000, 1_100_001] {
-                let f = Fd::from(file(len));
-                let trunc = |extra| Source::file(f.clone(), 0..len + extra);
-                // A success, an error, an empty one behind, an eof.
-                for kind in 0..4 {
-                    let (transport, _record, mut peer) = open(&proactor);
-                    peer.set_nonblocking(true).unwrap();
-                    transport.write(&b"head"[..]).unwrap();
-                    let options = by(route).keep_connection(true);
-                    let outcome = match kind {
-                        0 => send(&transport, f.clone(), options),
-                        1 => send(&transport, trunc(100_000), options),
-                        2 => {
-                            let outcome = send(&transport, f.clone(), options);
-                            send(&transport, empty_file(), by(route));
-                            outcome
-                        }
-                        _ => {
-                            let outcome = send(&transport, f.clone(), options);
-                            send(&transport, file(10), by(route)).handle.cancel();
-                            outcome
-                        }
-                    };
-                    let mut got = 0;
-                    let mut idle = None;
-                    let start = Instant::now();
-                    let mut buf = vec![0; 1 << 20];
-                    while got < 4 + len as usize {
-                        proactor.run_once(Some(Duration::ZERO)).unwrap();
-                        if outcome.is_there() && idle.is_none() {
-                            idle = Some(Instant::now());
-                        }
-                        match peer.read(&mut buf) {
-                            Ok(n) => got += n,
-                            Err(e) => assert_eq!(e.kind(), io::ErrorKind::WouldBlock),
-                        }
-                        assert!(start.elapsed() < LIMIT);
-                    }
-                    // 200 ms is what a corked socket waits.
-                    let late = idle.map_or(Duration::ZERO, |at| at.elapsed());
-                    assert!(late < Duration::from_millis(100), "{route:?} {len} {kind}: {late:?}");
-                }
-            }
-        }
-    }
-
     fn c18_close_flushes_and_stops_reading(proactor: Proactor) {
         for route in ROUTES {
             let (ours, mut peer) = tight_tcp();
@@ -124,6 +60,34 @@ on_both_backends! {
             assert_eq!(notes, [Note::Made, sent, Note::Lost(None)]);
             assert!(transport.fd().is_none());
             run_a_while(&proactor);
+            assert_eq!(record.count(&Note::Lost(None)), 1);
+        }
+    }
+
+    fn c18_all_that_was_queued_arrives_and_then_the_end(proactor: Proactor) {
+        for route in ROUTES {
+            let (ours, peer) = tight_tcp();
+            let (transport, record) = over(&proactor, ours);
+            transport.write(contents(0, 300_000)).unwrap();
+            let first = send(&transport, file(500_000), by(route));
+            transport.write_vectored([contents(1, 10).into(), contents(2, 90_000).into()]).unwrap();
+            let second = send(&transport, file(70_000), by(route));
+            transport.close();
+            run_a_while(&proactor);
+            assert!(!record.is_lost() && !second.is_there());
+            // In order: no reset.
+            let reader = read_all(peer);
+            run_until(&proactor, "the end", || record.is_lost());
+            let expected = [
+                contents(0, 300_000),
+                contents(0, 500_000),
+                contents(1, 10),
+                contents(2, 90_000),
+                contents(0, 70_000),
+            ];
+            assert_same(&join(&proactor, reader), &expected.concat());
+            first.succeed(&proactor, 500_000);
+            second.succeed(&proactor, 70_000);
             assert_eq!(record.count(&Note::Lost(None)), 1);
         }
     }
@@ -261,17 +225,85 @@ on_both_backends! {
                 panic!("{sent:?}");
             };
             assert!(first > 0 && first < 5_000_000);
-            // Then writes are dropped, and sends end.
-            for _ in 0..8 {
-                transport.write(&b"to nobody"[..]).unwrap();
+        }
+    }
+
+    fn c22_the_peer_closes_in_the_middle(proactor: Proactor) {
+        for route in ROUTES {
+            let (ours, mut peer) = tight_tcp();
+            let (transport, record) = over(&proactor, ours);
+            record.half_open.set(true);
+            let outcome = send(&transport, file(5_000_000), by(route));
+            // All that is there is read, so that its end is an orderly one.
+            let mut read = 0;
+            let mut buf = vec![0; 1 << 20];
+            peer.set_nonblocking(true).unwrap();
+            run_until(&proactor, "some of it", || {
+                read += peer.read(&mut buf).unwrap_or(0);
+                read > 100_000
+            });
+            while let Ok(n @ 1..) = peer.read(&mut buf) {
+                read += n;
             }
+            drop(peer);
+            outcome.wait(&proactor);
+            assert_eq!(outcome.end(), End::PeerGone);
+            assert!(outcome.kind().is_some_and(|kind| BROKEN.contains(&kind)), "{}", outcome.text());
+            assert!(outcome.sent() >= read as u64 && outcome.sent() < 5_000_000);
+            run_until(&proactor, "the end", || record.is_lost());
+            lost_with_an_error(&record);
+        }
+    }
+
+    fn c22a_after_the_loss(proactor: Proactor) {
+        let (ours, peer) = tight_tcp();
+        let (transport, record) = over(&proactor, ours);
+        let under_way = send(&transport, file(5_000_000), SendOptions::new());
+        run_a_while(&proactor);
+        drop(peer);
+        run_until(&proactor, "the end", || record.is_lost());
+        assert_eq!(under_way.end(), End::PeerGone);
+        // Writes are dropped, and sends end.
+        for _ in 0..8 {
+            transport.write(&b"to nobody"[..]).unwrap();
+        }
+        assert_eq!(transport.write_buffer_size(), 0);
+        for route in ROUTES {
             let outcome = send(&transport, file(10), by(route));
             outcome.wait(&proactor);
-            assert_eq!(outcome.end(), End::Closing);
+            assert_eq!((outcome.sent(), outcome.end()), (0, End::Closing));
+        }
+        for _ in 0..2 {
             transport.close();
             transport.abort();
+            transport.write_eof().unwrap();
+            transport.pause_reading();
+            transport.resume_reading();
+        }
+        run_a_while(&proactor);
+        assert!(transport.is_closing());
+        lost_with_an_error(&record);
+    }
+
+    fn c22a_abort_after_close_ends_at_once(proactor: Proactor) {
+        for route in ROUTES {
+            let (ours, peer) = tight_tcp();
+            let (transport, record) = over(&proactor, ours);
+            let outcome = send(&transport, file(5_000_000), by(route));
+            for _ in 0..2 {
+                transport.close();
+            }
             run_a_while(&proactor);
-            lost_with_an_error(&record);
+            assert!(!record.is_lost(), "nobody reads");
+            for _ in 0..2 {
+                transport.abort();
+                transport.close();
+            }
+            run_until(&proactor, "the end", || record.is_lost());
+            assert_eq!(outcome.end(), End::Cancelled);
+            assert_eq!(record.count(&Note::Lost(None)), 1);
+            let (_, error) = join(&proactor, read_until_error(peer));
+            assert_eq!(error.map(|e| e.kind()), Some(io::ErrorKind::ConnectionReset));
         }
     }
 
@@ -497,7 +529,7 @@ on_both_backends! {
             fn connection_made(&mut self, transport: &Transport) {
                 self.0.note(Note::Made);
                 self.maybe("made");
-                if self.1 == "pause" {
+                if self.1 == "pause" || self.1 == "resume" {
                     transport.set_write_buffer_limits(Some(0), None).unwrap();
                     transport.write(contents(0, 9_000_000)).unwrap();
                 }
@@ -521,7 +553,11 @@ on_both_backends! {
                 false
             }
             fn pause_writing(&mut self, _: &Transport) {
+                self.0.note(Note::Pause);
                 self.maybe("pause");
+            }
+            fn resume_writing(&mut self, _: &Transport) {
+                self.maybe("resume");
             }
             fn connection_lost(&mut self, error: Option<io::Error>) {
                 self.0.note(Note::Lost(error.map(|e| e.kind())));
@@ -529,18 +565,28 @@ on_both_backends! {
             }
         }
         let (other, other_record, mut other_peer) = open(&proactor);
-        for place in ["made", "data", "eof", "pause", "sent", "progress", "lost"] {
+        for place in ["made", "data", "eof", "pause", "resume", "sent", "progress", "lost"] {
             let (ours, mut peer) = tcp();
             let record = Record::new();
             let protocol = Box::new(Panics(record.clone(), place));
             let transport =
                 Transport::new(&proactor, ours, protocol, &TransportOptions::new()).unwrap();
             let _ = peer.write_all(b"x");
-            let _ = peer.shutdown(Shutdown::Write);
+            if place != "resume" {
+                let _ = peer.shutdown(Shutdown::Write);
+            }
+            let reads = peer.try_clone().unwrap();
+            let reader = (place == "resume").then(|| {
+                run_until(&proactor, "a pause", || record.has(&Note::Pause));
+                read_until_error(reads)
+            });
             run_until(&proactor, place, || record.is_lost());
+            reader.map(|reader| join(&proactor, reader));
             run_a_while(&proactor);
             let expected = if place == "lost" { None } else { Some(io::ErrorKind::Other) };
-            assert_eq!(record.signals(), [Note::Made, Note::Lost(expected)], "{place}");
+            let mut told = record.signals();
+            told.retain(|note| *note != Note::Pause);
+            assert_eq!(told, [Note::Made, Note::Lost(expected)], "{place}");
             assert!(transport.fd().is_none());
         }
         other.write(&b"alive"[..]).unwrap();
@@ -577,6 +623,30 @@ on_both_backends! {
         run_until(&proactor, "both ends' end", || client.is_lost() && server.is_lost());
         let lost = Note::Lost(Some(io::ErrorKind::Other));
         assert_eq!(client.signals(), [Note::Made, lost]);
+    }
+
+    fn c26_a_panic_in_a_factory(proactor: Proactor) {
+        let any = Address::from("127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap());
+        let record = Record::new();
+        let made = record.clone();
+        let mut first = true;
+        let factory = move |_: &Fd| {
+            if std::mem::take(&mut first) {
+                panic!("on purpose");
+            }
+            Some(made.protocol())
+        };
+        let (listen, options) = (ListenOptions::default(), TransportOptions::new());
+        let listener = Listener::bind(&proactor, &any, &listen, options, factory).unwrap();
+        let address = listener.local_addr().unwrap().as_inet().unwrap();
+        // The first is refused, and the next is welcome.
+        let refused = std::net::TcpStream::connect(address).unwrap();
+        let (bytes, _) = join(&proactor, read_until_error(refused));
+        assert!(bytes.is_empty());
+        let mut welcome = std::net::TcpStream::connect(address).unwrap();
+        welcome.write_all(b"hello").unwrap();
+        run_until(&proactor, "data", || record.received() == b"hello");
+        assert_eq!(proactor.stats().panics, 0, "none came to the loop");
     }
 
     fn c27_made_first_and_no_data_after_the_end(proactor: Proactor) {
@@ -646,9 +716,4 @@ on_both_backends! {
         run_until(&proactor, "the refusal", || error.borrow().is_some());
         assert_eq!(*error.borrow(), Some(io::ErrorKind::ConnectionRefused));
     }
-}
-
-/// Segments with data that a socket has received (`TCP_INFO`).
-fn segments(socket: &std::net::TcpStream) -> u32 {
-    common::kernel::data_segments_received(socket)
 }

@@ -239,6 +239,37 @@ on_both_backends! {
         assert!(record.is_lost());
     }
 
+    fn c16_after_close_reading_stays_ended(proactor: Proactor) {
+        for paused in [false, true] {
+            let (ours, mut peer) = tight_tcp();
+            let (transport, record) = over(&proactor, ours);
+            run_a_while(&proactor);
+            if paused {
+                transport.pause_reading();
+            }
+            peer.write_all(b"unheard").unwrap();
+            let outcome = send(&transport, file(500_000), SendOptions::new());
+            transport.close();
+            for _ in 0..2 {
+                transport.resume_reading();
+                transport.pause_reading();
+                transport.resume_reading();
+            }
+            assert!(!transport.is_reading());
+            run_a_while(&proactor);
+            assert!(!outcome.is_there());
+            let reader = read_until_error(peer);
+            outcome.succeed(&proactor, 500_000);
+            run_until(&proactor, "the end", || record.is_lost());
+            join(&proactor, reader);
+            transport.pause_reading();
+            transport.resume_reading();
+            run_a_while(&proactor);
+            assert!(record.received().is_empty());
+            assert_eq!(record.signals().last(), Some(&Note::Lost(None)));
+        }
+    }
+
     fn c16_pausing_from_inside_data_received(proactor: Proactor) {
         struct Sips(Record, Rc<Cell<u32>>);
         impl Protocol for Sips {

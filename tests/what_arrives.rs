@@ -115,9 +115,12 @@ on_both_backends! {
             let (transport, record, peer) = open(&proactor);
             let reader = read_all(peer);
             let ranges = [(0, 200_000), (100_000, 300_000), (5, 20), (0, 10_000), (1, 300_000)];
+            let others = [Fd::from(file(300_000)), Fd::from(file(300_000))];
             let mut expected = Vec::new();
             for (number, (from, to)) in ranges.into_iter().enumerate() {
-                let source = Source::file(one.clone(), from..to);
+                // The first two of one file, the rest of three.
+                let file = [&one, &one, &others[0], &others[1], &one][number];
+                let source = Source::file(file.clone(), from..to);
                 send_noted(&transport, &record, number as u32, source, by(route));
                 expected.extend(contents(from, (to - from) as usize));
             }
@@ -151,7 +154,7 @@ on_both_backends! {
                 let from = part * 400_000 + n;
                 transport.write(format!("{n}/{part}")).unwrap();
                 let source = Source::file(one.clone(), from..from + 400_000);
-                outcomes.push(send(&transport, source, SendOptions::new()));
+                outcomes.push(send(&transport, source, by(ROUTES[(n + part) as usize % 5])));
             }
             transport.close();
         }

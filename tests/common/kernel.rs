@@ -27,13 +27,10 @@ pub fn raise_descriptor_limit(wanted: u64) {
     assert!(set_soft_limit(libc::RLIMIT_NOFILE, 2 * wanted) >= wanted);
 }
 
-/// Segments with data that a TCP socket has received.
-pub fn data_segments_received(socket: &std::net::TcpStream) -> u32 {
-    use std::os::fd::AsRawFd;
-    // linux/tcp.h: `tcpi_data_segs_in` stands at this offset of `struct tcp_info`.
-    const AT: usize = 152;
-    let mut info = [0_u8; 256];
-    let mut len = info.len() as libc::socklen_t;
+/// A field of a TCP socket's `struct tcp_info` (linux/tcp.h), at its place in bytes.
+fn tcp_info(socket: &impl std::os::fd::AsRawFd, at: usize) -> u32 {
+    let mut info = [0_u32; 64];
+    let mut len = size_of_val(&info) as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes to the array.
     let result = unsafe {
         libc::getsockopt(
@@ -45,7 +42,23 @@ pub fn data_segments_received(socket: &std::net::TcpStream) -> u32 {
         )
     };
     assert_eq!(result, 0);
-    u32::from_ne_bytes(info[AT..AT + 4].try_into().unwrap())
+    assert!(len as usize > at, "this kernel does not tell");
+    info[at / 4]
+}
+
+/// Segments that a TCP socket has sent and the peer has not acknowledged.
+pub fn segments_in_flight(socket: &impl std::os::fd::AsRawFd) -> u32 {
+    tcp_info(socket, 24)
+}
+
+/// Bytes that a TCP socket has taken and not sent.
+pub fn bytes_not_sent(socket: &impl std::os::fd::AsRawFd) -> u32 {
+    tcp_info(socket, 144)
+}
+
+/// Segments with data that a TCP socket has received.
+pub fn data_segments_received(socket: &impl std::os::fd::AsRawFd) -> u32 {
+    tcp_info(socket, 152)
 }
 
 /// Takes a file that has been written to the disk out of the page cache.
@@ -124,4 +137,24 @@ pub fn pipe_size(pipe: &impl std::os::fd::AsRawFd, wanted: Option<i32>) -> Optio
         }
     };
     (size >= 0).then_some(size)
+}
+
+/// Takes at most `len` bytes of a stream and throws them away, uncopied where the kernel can.
+pub fn discard(from: &impl std::os::fd::AsRawFd, len: u64) -> std::io::Result<u64> {
+    static NOWHERE: std::sync::OnceLock<File> = std::sync::OnceLock::new();
+    let nowhere = NOWHERE.get_or_init(|| File::options().write(true).open("/dev/null").unwrap());
+    let (from, len) = (from.as_raw_fd(), len.min(1 << 30) as usize);
+    // SAFETY: with `MSG_TRUNC` a TCP socket's bytes are dropped and no memory is touched; splice(2)
+    // is given no offsets.
+    let n = unsafe {
+        let n = libc::recv(from, std::ptr::null_mut(), len, libc::MSG_TRUNC);
+        if n >= 0 {
+            n
+        } else {
+            use std::os::fd::AsRawFd;
+            let (none, to) = (std::ptr::null_mut(), nowhere.as_raw_fd());
+            libc::splice(from, none, to, none, len, 0)
+        }
+    };
+    u64::try_from(n).map_err(|_| std::io::Error::last_os_error())
 }

@@ -57,6 +57,21 @@ enum Doing {
     Pace,
 }
 
+impl Doing {
+    /// Whether no byte leaves before a source has some, or its time comes.
+    fn waits_for_source(&self) -> bool {
+        match self {
+            Doing::Send(_) | Doing::Chunk(..) | Doing::Piece { .. } | Doing::Room => false,
+            Doing::Fill(_)
+            | Doing::Stream(_)
+            | Doing::StreamReady
+            | Doing::Reader(_)
+            | Doing::Reopen(_)
+            | Doing::Pace => true,
+        }
+    }
+}
+
 /// The outgoing operation, and what the last one left behind.
 #[derive(Default)]
 pub(crate) struct Out {
@@ -133,12 +148,7 @@ impl Conn {
         let Some(fd) = state.fd.clone() else { return };
         state.out.full = false;
         state.queue.shrink();
-        if std::mem::take(&mut state.out.corked)
-            && self.medium == Medium::Tcp
-            && let Err(e) = net::set_nodelay(&fd)
-        {
-            log::debug!("held back bytes could not be pushed out: {e}");
-        }
+        self.push_out(state);
         if state.write_end == WriteEnd::Wanted {
             state.write_end = WriteEnd::Done;
             if let Err(e) = net::shutdown(&fd, std::net::Shutdown::Write) {
@@ -151,9 +161,23 @@ impl Conn {
         }
     }
 
+    /// Pushes out what was held back for bytes to follow: they don't come now.
+    fn push_out(&self, state: &mut State) {
+        if std::mem::take(&mut state.out.corked)
+            && self.medium == Medium::Tcp
+            && let Some(fd) = &state.fd
+            && let Err(e) = net::set_nodelay(fd)
+        {
+            log::debug!("held back bytes could not be pushed out: {e}");
+        }
+    }
+
     fn start(self: &Rc<Self>, state: &mut State, op: Op, doing: Doing) {
         if !matches!(state.phase, Phase::Open | Phase::Closing) {
             return self.reclaim(Some(op));
+        }
+        if doing.waits_for_source() {
+            self.push_out(state);
         }
         state.out.number = state.out.number.wrapping_add(1);
         state.out.interrupted = false;

@@ -206,6 +206,9 @@ impl Conn {
             header: bytes,
             route,
         };
+        if stream {
+            self.push_out(state);
+        }
         state.out.corked = more;
         self.start(state, Op::SendFile(op), doing);
     }
