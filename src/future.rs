@@ -140,6 +140,16 @@ impl SendOutcome {
             )),
         }
     }
+
+    /// That of a send which was cancelled before anybody looked at it.
+    pub(crate) fn cancelled() -> SendOutcome {
+        SendOutcome {
+            sent: 0,
+            end: End::Cancelled,
+            routes: crate::route::Routes::NONE,
+            error: Some(crate::transport::error_of(End::Cancelled)),
+        }
+    }
 }
 
 /// A wait until more may be written: made by [`Transport::drain`].

@@ -4,7 +4,9 @@
 //! A [`Protocol`] is told of what happens on a connection; a [`Transport`] is what it writes to.
 //! What is written and what is sent of files leaves in the order of the calls.
 
-#![forbid(unsafe_code)]
+// One call needs it, to borrow the descriptors of tokio-uring's types.
+#![cfg_attr(not(feature = "tokio-uring"), forbid(unsafe_code))]
+#![cfg_attr(feature = "tokio-uring", deny(unsafe_code))]
 #![cfg(target_os = "linux")]
 
 #[cfg(feature = "cli")]
@@ -18,10 +20,15 @@ mod protocol;
 mod receive;
 mod route;
 mod send;
+mod sender;
 mod sink;
 mod source;
 #[cfg(feature = "cli")]
 pub mod streamer;
+#[cfg(feature = "tokio")]
+pub mod tokio;
+#[cfg(feature = "tokio-uring")]
+pub mod tokio_uring;
 mod transport;
 
 pub use bytes;
@@ -36,6 +43,7 @@ pub use protocol::Protocol;
 pub use receive::{FileSync, ReceiveError, ReceiveHandle, ReceiveOptions, ReceiveOutcome};
 pub use route::{Route, RouteChoice, Routes};
 pub use send::{End, SendError, SendHandle, SendOptions, SendOutcome};
+pub use sender::{FileSender, SendRequest, Sending};
 pub use sink::Sink;
 pub use source::Source;
 pub use transport::{Transport, TransportOptions};

@@ -15,8 +15,9 @@ pub struct Source {
 
 pub(crate) enum Kind {
     Bytes(Bytes),
-    /// Read by offset.
+    /// Read by offset, behind bytes in memory that count as its own.
     File {
+        head: Bytes,
         fd: Fd,
         start: u64,
         len: Option<u64>,
@@ -49,8 +50,22 @@ impl Source {
     /// [`End::Truncated`](crate::End::Truncated).
     pub fn file(file: impl Into<Fd>, range: impl RangeBounds<u64>) -> Source {
         let (start, len) = start_and_len(range);
-        let fd = file.into();
-        Source::from(Kind::File { fd, start, len })
+        let (head, fd) = (Bytes::new(), file.into());
+        Source::from(Kind::File {
+            head,
+            fd,
+            start,
+            len,
+        })
+    }
+
+    /// Puts bytes before a range of a file ([`Source::file`]), as one source with it: they count
+    /// in what is sent, and are cancelled with it. Other sources are left as they are.
+    pub(crate) fn headed(mut self, bytes: Bytes) -> Source {
+        if let Kind::File { head, .. } = &mut self.kind {
+            *head = bytes;
+        }
+        self
     }
 
     /// A file from its descriptor's own position on, which is taken when the send's turn comes,

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use crate::buf::BufGroup;
+use crate::fd::Fd;
 use crate::op::{Completion, Op, Token};
 use crate::pipe::PipePool;
 use crate::pool::Workers;
@@ -81,6 +82,10 @@ pub(crate) trait Backend {
 
     /// Readable when `wait` would find something.
     fn fd(&self) -> BorrowedFd<'_>;
+
+    /// Drops what is kept of a descriptor that no operation uses any more, though what is behind it
+    /// may stay open elsewhere.
+    fn forget(&mut self, _fd: &Fd) {}
 
     /// Gives up on what is still under way: keeps the memory that the kernel may yet touch from
     /// ever being freed. Returns the number of operations.

@@ -123,7 +123,7 @@ impl Fd {
 
     /// Whether calls on it return instead of waiting (`O_NONBLOCK`). Asked of the kernel
     /// until it says yes.
-    pub(crate) fn is_nonblocking(&self) -> bool {
+    pub fn is_nonblocking(&self) -> bool {
         let known = &self.inner.nonblocking;
         if !known.load(Ordering::Relaxed) {
             let is = sys::is_nonblocking(self.as_fd()).unwrap_or(false);
@@ -154,6 +154,25 @@ impl Fd {
             self.inner.nonblocking.store(true, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Makes it blocking again, for all who share it: for who gives back what it has borrowed.
+    ///
+    /// # Errors
+    /// fcntl(2)'s.
+    pub fn set_blocking(&self) -> io::Result<()> {
+        sys::set_blocking(self.as_fd())?;
+        self.inner.nonblocking.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// What tells the thing behind it (a file, socket or pipe) from all others as long as it is
+    /// open, whichever descriptor it is reached by: its device and inode numbers (fstat(2)).
+    ///
+    /// # Errors
+    /// fstat(2)'s.
+    pub fn identity(&self) -> io::Result<(u64, u64)> {
+        sys::stat(self.as_fd()).map(|stat| (stat.st_dev, stat.st_ino))
     }
 
     /// Whether it was opened for reading, and whether for writing (neither with `O_PATH`).

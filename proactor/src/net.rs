@@ -360,6 +360,22 @@ pub fn set_nodelay(socket: &Fd) -> io::Result<()> {
     set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
 }
 
+/// Lets partial segments wait again until what was sent before is acknowledged (tcp(7): Nagle).
+///
+/// # Errors
+/// As [`set_nodelay`]'s.
+pub fn unset_nodelay(socket: &Fd) -> io::Result<()> {
+    set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 0)
+}
+
+/// Whether partial segments are sent at once.
+///
+/// # Errors
+/// getsockopt(2)'s: `EOPNOTSUPP` where the socket isn't TCP.
+pub fn nodelay(socket: &Fd) -> io::Result<bool> {
+    get_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY).map(|value| value != 0)
+}
+
 /// Bounds the bytes that wait unsent in the kernel (`TCP_NOTSENT_LOWAT`, tcp(7)): the socket is
 /// writable only while fewer wait.
 ///
@@ -368,6 +384,15 @@ pub fn set_nodelay(socket: &Fd) -> io::Result<()> {
 pub fn set_notsent_lowat(socket: &Fd, bytes: u32) -> io::Result<()> {
     let option = libc::TCP_NOTSENT_LOWAT;
     set_option_to(socket.as_fd(), libc::IPPROTO_TCP, option, &bytes)
+}
+
+/// What [`set_notsent_lowat`] has set; 0 where nothing has been.
+///
+/// # Errors
+/// getsockopt(2)'s.
+pub fn notsent_lowat(socket: &Fd) -> io::Result<u32> {
+    let option = libc::TCP_NOTSENT_LOWAT;
+    get_option(socket.as_fd(), libc::IPPROTO_TCP, option).map(|value| value as u32)
 }
 
 /// Sets the kernel's buffers for a socket, in bytes (`SO_SNDBUF`, `SO_RCVBUF`, socket(7): the

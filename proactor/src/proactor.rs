@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Context, Event};
 use crate::builder::{Builder, Started};
+use crate::fd::Fd;
 use crate::op::{Completion, Op, Output, Token};
 use crate::port::{Call, Packet, Port};
 use crate::probe::Probe;
@@ -525,6 +526,15 @@ impl Handle {
     /// what they are told: it can be kept until the number changes.
     pub fn turn(&self) -> Option<u64> {
         self.core.upgrade().map(|core| core.turns.get())
+    }
+
+    /// Drops what the backend keeps of a descriptor (the emulated port's registration at its
+    /// poller): for who used a duplicate of a descriptor that lives on elsewhere, and is done with
+    /// it. Nothing changes for others, nor where an operation still waits at it.
+    pub fn forget(&self, fd: &Fd) {
+        if let Some(core) = self.core.upgrade() {
+            core.state.borrow_mut().backend.forget(fd);
+        }
     }
 
     /// Which backend runs; `None` when the proactor is gone.

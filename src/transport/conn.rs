@@ -17,6 +17,7 @@ use proactor::{Callback, Completion, Fd, FileKind, Handle, Handler, Op, Proactor
 use super::events::Event;
 use super::file::{FileSend, copy_error};
 use super::flow::Flow;
+use super::lent::Lent;
 use super::outgoing::Out;
 use super::queue::Queue;
 use super::reading::Reading;
@@ -111,6 +112,8 @@ pub(crate) struct State {
     pub(crate) out: Out,
     pub(crate) reading: Reading,
     pub(crate) receiving: Receiving,
+    /// The descriptor is somebody else's.
+    lent: Option<Lent>,
     pub(crate) events: VecDeque<Event>,
     /// `connection_made` has been called.
     pub(super) made: bool,
@@ -181,6 +184,8 @@ impl Conn {
         protocol: Box<dyn Protocol>,
         options: &TransportOptions,
     ) -> io::Result<Rc<Conn>> {
+        // Before anything is set.
+        let lent = options.lent.then(|| Lent::of(&fd));
         let medium = match fd.kind() {
             // Set at the start, so that what is written is not held back.
             FileKind::Socket if net::set_nodelay(&fd).is_ok() => Medium::Tcp,
@@ -218,8 +223,9 @@ impl Conn {
                 queue: Queue::new(flow.limits().1.saturating_add(1)),
                 flow,
                 out: Out::default(),
-                reading: Reading::new(!options.not_reading),
+                reading: Reading::new(!options.not_reading && !options.lent),
                 receiving: Receiving::default(),
+                lent,
                 events: VecDeque::from([Event::Made]),
                 made: false,
                 tick: false,
@@ -341,6 +347,7 @@ impl Conn {
         if matches!(state.phase, Phase::Open | Phase::Closing)
             && let Some(fd) = &state.fd
             && self.medium == Medium::Tcp
+            && state.lent.is_none()
             && let Err(e) = net::set_reset_on_close(fd)
         {
             log::debug!("a connection can't be reset, only closed: {e}");
@@ -389,12 +396,15 @@ impl Conn {
             broken: error.is_some(),
         };
         state.reading.clear();
-        if let Some(fd) = state.fd.take()
-            && !fd.is_last()
-            && let Err(e) = net::shutdown(&fd, std::net::Shutdown::Both)
-        {
+        match (state.fd.take(), state.lent.take()) {
+            (Some(fd), Some(lent)) => lent.give_back(&fd, &self.handle),
             // Others share it, so that dropping it does not close it.
-            log::debug!("a shared descriptor could not be shut down: {e}");
+            (Some(fd), None) if !fd.is_last() => {
+                if let Err(e) = net::shutdown(&fd, std::net::Shutdown::Both) {
+                    log::debug!("a shared descriptor could not be shut down: {e}");
+                }
+            }
+            _ => {}
         }
         state.events.push_back(Event::Lost(error));
     }

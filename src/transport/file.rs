@@ -180,8 +180,14 @@ impl FileSend {
                 self.promise(Some(bytes.len() as u64));
                 self.set_head(bytes);
             }
-            Kind::File { fd, start, len } => {
-                self.promise(len);
+            Kind::File {
+                head,
+                fd,
+                start,
+                len,
+            } => {
+                self.promise(len.map(|len| len.saturating_add(head.len() as u64)));
+                self.set_head(head);
                 if check_kind(&fd)? {
                     self.open_seekable(fd, start)?;
                 } else if start != 0 {

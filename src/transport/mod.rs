@@ -6,6 +6,7 @@ mod conn;
 mod events;
 mod file;
 mod flow;
+mod lent;
 mod outgoing;
 mod queue;
 mod reading;
@@ -22,6 +23,7 @@ use proactor::{Address, Fd, Handle, Proactor, net};
 
 pub(crate) use conn::Conn;
 use conn::Medium;
+pub(crate) use file::error_of;
 
 use crate::protocol::Protocol;
 use crate::receive::{ReceiveHandle, ReceiveOptions, ReceiveOutcome};
@@ -36,6 +38,7 @@ pub struct TransportOptions {
     pub(crate) limits: Option<(usize, usize)>,
     pub(crate) route: RouteChoice,
     pub(crate) not_reading: bool,
+    pub(crate) lent: bool,
 }
 
 impl TransportOptions {
@@ -60,6 +63,17 @@ impl TransportOptions {
     /// Whether to read from the start, or only after [`Transport::resume_reading`]. Default: true.
     pub fn reading(mut self, yes: bool) -> TransportOptions {
         self.not_reading = !yes;
+        self
+    }
+
+    /// Whether the descriptor, a duplicate perhaps, belongs to somebody else who uses it before and
+    /// after. Such a transport only writes, and leaves to its owner what arrives. Its end, whether
+    /// by [`close`](Transport::close), [`abort`](Transport::abort) or a broken send, is not the
+    /// connection's: nothing is shut down or reset, and before `connection_lost` comes
+    /// `O_NONBLOCK`, `TCP_NODELAY` and `TCP_NOTSENT_LOWAT` are put back as they were found. Default:
+    /// false.
+    pub fn lent(mut self, yes: bool) -> TransportOptions {
+        self.lent = yes;
         self
     }
 }

@@ -18,6 +18,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::backend::{Backend, Context};
+use crate::fd::Fd;
 use crate::net;
 use crate::op::{Completion, Interest, Op, Output, Token};
 use crate::port::Done;
@@ -284,6 +285,10 @@ impl Backend for Emulated {
 
     fn fd(&self) -> BorrowedFd<'_> {
         self.poller.as_fd()
+    }
+
+    fn forget(&mut self, fd: &Fd) {
+        self.poller.forget(fd);
     }
 
     fn abandon(&mut self) -> usize {

@@ -232,6 +232,19 @@ impl Poller {
         Ok(slot)
     }
 
+    /// Ends a descriptor's registration, where no one waits. Else the kernel's part of it lives, and
+    /// tells of every change, until the last duplicate of the descriptor is closed.
+    pub(super) fn forget(&mut self, fd: &Fd) {
+        let idle = self.find(fd).is_some_and(|r| r.pollable && r.is_idle());
+        if !idle {
+            return;
+        }
+        if let Err(e) = self.epoll.remove(fd.as_fd()) {
+            log::debug!("a descriptor can't be taken from the epoll: {e}");
+        }
+        self.registrations[fd.as_raw_fd() as usize] = None;
+    }
+
     /// Has a descriptor's readability end waits.
     pub(super) fn watch(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
         self.epoll.add_level(fd, Slot::WATCHED.data())
@@ -357,6 +370,19 @@ mod tests {
             assert_eq!(events(&mut poller), [], "meant for {other:?}");
         }
         drop(duplicate);
+    }
+
+    #[test]
+    fn what_is_forgotten_tells_nothing_more() {
+        let mut poller = Poller::new().unwrap();
+        let (ours, mut peer) = UnixStream::pair().unwrap();
+        let lent = Fd::new(ours.try_clone().unwrap());
+        poller.register(&lent).unwrap();
+        assert_eq!(poller.wait(false).unwrap(), 1);
+        poller.forget(&lent);
+        drop(lent);
+        peer.write_all(b"x").unwrap();
+        assert_eq!(poller.wait(false).unwrap(), 0);
     }
 
     #[test]
