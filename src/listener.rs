@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proactor::net::{self, ListenOptions};
 use proactor::{Address, Callback, Completion, Fd, Handle, Handler, Op, Output, Proactor, Token};
@@ -190,7 +190,7 @@ impl Inner {
                 } else {
                     log::warn!("no connection can be accepted for now: {error}");
                 }
-                let at = Instant::now() + RECOVERY;
+                let at = proactor::now() + RECOVERY;
                 self.submit(Op::Timeout { at }, RETRY);
             }
         }

@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+#[cfg(feature = "simulation")]
+use crate::sim;
 use crate::sys;
 
 /// Readable, in epoll's words and poll's: the bits are the same.
@@ -26,6 +28,9 @@ pub(crate) struct Ready {
 pub(crate) struct Epoll {
     fd: OwnedFd,
     batch: Vec<libc::epoll_event>,
+    /// Where events are a simulation's to tell.
+    #[cfg(feature = "simulation")]
+    pending: Option<std::cell::RefCell<sim::Pending>>,
 }
 
 impl Epoll {
@@ -38,6 +43,8 @@ impl Epoll {
         Ok(Epoll {
             fd,
             batch: Vec::with_capacity(Self::BATCH),
+            #[cfg(feature = "simulation")]
+            pending: sim::is_active().then(Default::default),
         })
     }
 
@@ -52,6 +59,10 @@ impl Epoll {
             }
             other => other,
         };
+        #[cfg(feature = "simulation")]
+        if let (Some(pending), Ok(())) = (&self.pending, &result) {
+            pending.borrow_mut().add_edges(fd, data);
+        }
         match result {
             Ok(()) => Ok(true),
             Err(e) if e.raw_os_error() == Some(libc::EPERM) => Ok(false),
@@ -92,6 +103,36 @@ impl Epoll {
 
     /// Takes a batch of events; waits for the first if `block`. A signal ends the wait.
     pub(crate) fn wait(&mut self, block: bool) -> io::Result<usize> {
+        #[cfg(feature = "simulation")]
+        if let Some(pending) = self.pending.take() {
+            let told = self.simulate(&mut pending.borrow_mut(), block);
+            self.pending = Some(pending);
+            return told;
+        }
+        self.wait_kernel(block)
+    }
+
+    /// As [`wait`](Epoll::wait), but of what happens a simulation decides what is told.
+    #[cfg(feature = "simulation")]
+    fn simulate(&mut self, pending: &mut sim::Pending, block: bool) -> io::Result<usize> {
+        let mut told = pending.tell(block, || {
+            self.wait_kernel(false)?;
+            Ok(self
+                .batch
+                .iter()
+                .map(|event| (event.u64, event.events))
+                .collect())
+        })?;
+        told.truncate(Self::BATCH);
+        self.batch.clear();
+        self.batch.extend(
+            told.iter()
+                .map(|&(u64, events)| libc::epoll_event { events, u64 }),
+        );
+        Ok(told.len())
+    }
+
+    fn wait_kernel(&mut self, block: bool) -> io::Result<usize> {
         self.batch.clear();
         let timeout = if block { -1 } else { 0 };
         // SAFETY: the kernel writes at most `BATCH` events to the vector's memory, which has that

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use crate::sys;
+use crate::{sim, sys};
 
 /// A file descriptor shared by all who use it; the last one closes it. Cloning is a reference
 /// count, not a dup(2).
@@ -220,7 +220,10 @@ impl Fd {
         *self
             .inner
             .filesystem
-            .get_or_init(|| sys::filesystem(self.as_fd()).unwrap_or(Filesystem::Other))
+            .get_or_init(|| match sim::filesystem() {
+                Some(simulated) => simulated,
+                None => sys::filesystem(self.as_fd()).unwrap_or(Filesystem::Other),
+            })
     }
 
     /// Refuses a socket that direct calls would block on, for want of `MSG_DONTWAIT`.
@@ -252,6 +255,9 @@ impl Fd {
     /// reclaimed.
     pub fn residency(&self, offset: u64, len: u64, ahead: u64) -> Residency {
         const HOLDS: Duration = Duration::from_millis(20);
+        if let Some(simulated) = sim::residency() {
+            return simulated;
+        }
         if self.filesystem() == Filesystem::Memory {
             return Residency::Hot;
         }
@@ -260,14 +266,14 @@ impl Fd {
         if let Some((range, since)) = &*hot
             && range.start <= offset
             && end <= range.end
-            && since.elapsed() < HOLDS
+            && crate::now().saturating_duration_since(*since) < HOLDS
         {
             return Residency::Hot;
         }
         let ahead = ahead.max(len);
         let found = sys::residency(self.as_fd(), offset, ahead);
         if found == Residency::Hot {
-            *hot = Some((offset..offset.saturating_add(ahead), Instant::now()));
+            *hot = Some((offset..offset.saturating_add(ahead), crate::now()));
         }
         found
     }
@@ -280,6 +286,9 @@ impl Fd {
     /// [`Op::Read`](crate::Op::Read). Else the read's own error. `Ok(0)` is the end of the file.
     pub fn read_nowait(&self, buf: &mut BytesMut, len: usize, offset: u64) -> io::Result<usize> {
         let nowait = self.filesystem() != Filesystem::Memory;
+        if nowait {
+            sim::before_nowait()?;
+        }
         sys::pread_spare(self.as_fd(), buf, len, offset, nowait)
     }
 }

@@ -32,6 +32,7 @@ mod block_on;
 #[allow(unsafe_code, reason = "buffers that the kernel reads and writes")]
 mod buf;
 mod builder;
+mod clock;
 mod emulated;
 #[allow(unsafe_code, reason = "epoll(7)")]
 mod epoll;
@@ -51,6 +52,11 @@ mod proactor;
 mod probe;
 mod remote;
 mod ring;
+#[cfg(feature = "simulation")]
+pub mod sim;
+#[cfg(not(feature = "simulation"))]
+#[path = "sim/absent.rs"]
+mod sim;
 mod stats;
 mod sync;
 #[allow(unsafe_code, reason = "system calls")]
@@ -61,6 +67,7 @@ mod wake;
 
 pub use buf::{RecvBuf, SendBuf};
 pub use builder::{BackendChoice, Builder};
+pub use clock::now;
 pub use fd::{Fd, FileKind, Filesystem, Residency};
 pub use forward::{Forward, ForwardEnd};
 pub use net::Address;

@@ -11,7 +11,7 @@ use std::os::unix::net::SocketAddr as UnixAddr;
 use std::time::Duration;
 
 use crate::fd::Fd;
-use crate::sys;
+use crate::{sim, sys};
 
 /// The address of a TCP or Unix socket.
 #[derive(Clone)]
@@ -357,6 +357,9 @@ fn set_option_to<T>(
 /// # Errors
 /// setsockopt(2)'s: `EOPNOTSUPP` where the socket isn't TCP.
 pub fn set_nodelay(socket: &Fd) -> io::Result<()> {
+    if sim::is_tcp() == Some(true) && sim::uncork(socket.as_fd()) {
+        return Ok(());
+    }
     set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
 }
 
@@ -447,8 +450,13 @@ pub(crate) fn shutdown_how(how: Shutdown) -> libc::c_int {
 /// # Errors
 /// getsockopt(2)'s.
 pub fn take_error(socket: &Fd) -> io::Result<Option<io::Error>> {
-    let error = get_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_ERROR)?;
+    let error = pending_error(socket.as_fd())?;
     Ok((error != 0).then(|| io::Error::from_raw_os_error(error)))
+}
+
+/// The error that a socket has for its next user, taken from it (`SO_ERROR`); 0 is none.
+pub(crate) fn pending_error(socket: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+    get_option(socket, libc::SOL_SOCKET, libc::SO_ERROR)
 }
 
 fn get_option(
@@ -511,6 +519,9 @@ pub fn is_listening(socket: &Fd) -> bool {
 
 /// Whether a socket speaks TCP.
 pub(crate) fn is_tcp(socket: BorrowedFd<'_>) -> bool {
+    if let Some(simulated) = sim::is_tcp() {
+        return simulated;
+    }
     let protocol = get_option(socket, libc::SOL_SOCKET, libc::SO_PROTOCOL);
     matches!(protocol, Ok(libc::IPPROTO_TCP))
 }
@@ -518,6 +529,7 @@ pub(crate) fn is_tcp(socket: BorrowedFd<'_>) -> bool {
 /// Pushes out what `MSG_MORE` and its kin left corked at a TCP socket, and changes no setting:
 /// taking `TCP_CORK` off does that even where it isn't on (tcp(7)).
 pub(crate) fn push_out(socket: BorrowedFd<'_>) {
+    sim::uncork(socket);
     let _ = set_option(socket, libc::IPPROTO_TCP, libc::TCP_CORK, 0);
 }
 

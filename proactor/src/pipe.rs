@@ -117,6 +117,10 @@ impl PipePool {
         2 * self.leased > self.limits.count
     }
 
+    pub(crate) fn limit(&self) -> usize {
+        self.limits.count
+    }
+
     pub(crate) fn leased(&self) -> usize {
         self.leased
     }

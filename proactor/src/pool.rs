@@ -8,8 +8,8 @@ use crate::exec;
 use crate::op::{Op, Token};
 use crate::port::{Done, Packet, Port};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, thread};
-use crate::sys;
 use crate::transfer::Transfer;
+use crate::{sim, sys};
 
 /// What a worker does.
 enum Job {
@@ -38,6 +38,9 @@ struct State {
 pub(crate) struct Workers {
     shared: Arc<Shared>,
     limit: usize,
+    /// In a simulated worker's hands.
+    #[cfg(feature = "simulation")]
+    begun: Vec<Job>,
 }
 
 impl Workers {
@@ -60,6 +63,8 @@ impl Workers {
                 port,
             }),
             limit: limit.max(1),
+            #[cfg(feature = "simulation")]
+            begun: Vec::new(),
         }
     }
 
@@ -76,6 +81,10 @@ impl Workers {
     fn push(&self, job: Job) {
         let mut state = self.shared.lock();
         state.jobs.push_back(job);
+        if sim::is_active() {
+            sim::count_jobs(1);
+            return;
+        }
         if state.idle >= state.jobs.len() || state.threads >= self.limit {
             self.shared.work.notify_one();
             return;
@@ -137,6 +146,7 @@ impl Workers {
     fn take(&self, wanted: impl FnMut(&Job) -> bool) -> Option<Job> {
         let mut state = self.shared.lock();
         let at = state.jobs.iter().position(wanted)?;
+        sim::count_jobs(-1);
         state.jobs.remove(at)
     }
 
@@ -145,6 +155,20 @@ impl Workers {
     pub(crate) fn expire(&self) {
         let _state = self.shared.lock();
         self.shared.work.expire();
+    }
+
+    /// Does what simulated workers do now, on this thread. A job that was begun can't be taken out
+    /// any more, and its packet comes later.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn simulate(&mut self) {
+        for job in std::mem::take(&mut self.begun) {
+            self.shared.run(job);
+            sim::count_jobs(-1);
+        }
+        let mut state = self.shared.lock();
+        while let Some(at) = sim::pick_job(state.jobs.len()) {
+            self.begun.extend(state.jobs.remove(at));
+        }
     }
 
     pub(crate) fn threads(&self) -> usize {
@@ -158,6 +182,7 @@ impl Workers {
         let mut state = self.shared.lock();
         state.closed = true;
         let jobs = std::mem::take(&mut state.jobs);
+        sim::count_jobs(-(jobs.len() as isize));
         self.shared.work.notify_all();
         while state.threads > 0 {
             let left = end.saturating_duration_since(Instant::now());
@@ -185,14 +210,18 @@ impl Shared {
     fn work(&self) {
         sys::block_all_signals();
         while let Some(job) = self.next() {
-            self.finish(match job {
-                Job::Run(token, op) => Packet::Done(exec::blocking(token, op)),
-                Job::Step(token, mut transfer) => {
-                    transfer.step_away();
-                    Packet::Stepped(token, transfer)
-                }
-            });
+            self.run(job);
         }
+    }
+
+    fn run(&self, job: Job) {
+        self.finish(match job {
+            Job::Run(token, op) => Packet::Done(exec::blocking(token, op)),
+            Job::Step(token, mut transfer) => {
+                transfer.step_away();
+                Packet::Stepped(token, transfer)
+            }
+        });
     }
 
     fn next(&self) -> Option<Job> {

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::{Rc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::backend::{Backend, Context, Event};
 use crate::builder::{Builder, Started};
@@ -300,6 +300,7 @@ impl Proactor {
             waits: counters.waits,
             chains: counters.chains,
             pipes_taken: counters.pipes_taken,
+            pipes_limit: state.cx.pipes.limit(),
             pipes_leased: state.cx.pipes.leased(),
             pipes_idle: state.cx.pipes.idle(),
             workers: state.cx.workers.threads(),
@@ -332,13 +333,15 @@ impl Proactor {
         let nops = state.nops.len();
         let idle = state.cx.ready.is_empty() && nops == 0 && timeout != Some(Duration::ZERO);
         if idle {
-            let user = timeout.and_then(|t| Instant::now().checked_add(t));
+            let user = timeout.and_then(|t| crate::now().checked_add(t));
             let deadline = [user, state.timers.earliest()].into_iter().flatten().min();
             if let Some(deadline) = deadline {
                 state.timers.arm(deadline)?;
             }
         }
         state.backend.wait(&mut state.cx, idle)?;
+        #[cfg(feature = "simulation")]
+        state.cx.workers.simulate();
         state.cx.port.take(&mut state.packets);
         while let Some(packet) = state.packets.pop_front() {
             match packet {
@@ -350,7 +353,7 @@ impl Proactor {
             }
         }
         if state.timers.is_armed() || state.timers.earliest().is_some() {
-            let now = Instant::now();
+            let now = crate::now();
             state.timers.acknowledge(now);
             while let Some((token, op)) = state.timers.expired(now) {
                 let completion = Completion::ok(op, Output::Done, 0);
@@ -577,9 +580,9 @@ impl Drop for Proactor {
         for token in tokens {
             self.core.cancel(token);
         }
-        let end = Instant::now().checked_add(self.core.drain);
+        let end = crate::now().checked_add(self.core.drain);
         loop {
-            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            let left = end.map(|end| end.saturating_duration_since(crate::now()));
             if self.core.state.borrow().table.len == 0 || left == Some(Duration::ZERO) {
                 break;
             }

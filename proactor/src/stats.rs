@@ -20,6 +20,9 @@ pub struct Stats {
     pub chains: u64,
     /// Times that a waiting transfer had to give its pipe to another.
     pub pipes_taken: u64,
+    /// The most pipes that may be in use at a time
+    /// ([`Builder::pipes`](crate::Builder::pipes)).
+    pub pipes_limit: usize,
     /// Pipes in use.
     pub pipes_leased: usize,
     /// Pipes open, empty and waiting to be used.

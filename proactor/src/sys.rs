@@ -3,12 +3,13 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::fd::{FileKind, Filesystem, Residency};
+use crate::sim;
 
 /// The size of a page, and so of a pipe's slot.
 pub(crate) fn page_size() -> usize {
@@ -230,23 +231,39 @@ pub(crate) fn read_spare(
     flags: libc::c_int,
 ) -> io::Result<usize> {
     let spare = buf.spare_capacity_mut();
+    let len = spare.len().min(len);
+    // SAFETY: the kernel writes at most `len` bytes into the buffer's spare capacity, which we
+    // borrow exclusively.
+    let n = unsafe { read_raw(fd, spare.as_mut_ptr().cast(), len, offset, flags) }?;
+    // SAFETY: the kernel has just written these `n` bytes.
+    unsafe { buf.advance_mut(n) };
+    Ok(n)
+}
+
+/// read(2); preadv2(2) where `offset` isn't -1, or there are flags.
+///
+/// # Safety
+/// `len` bytes at `at` must be the caller's alone to write.
+pub(crate) unsafe fn read_raw(
+    fd: BorrowedFd<'_>,
+    at: *mut u8,
+    len: usize,
+    offset: libc::off_t,
+    flags: libc::c_int,
+) -> io::Result<usize> {
     let iov = libc::iovec {
-        iov_base: spare.as_mut_ptr().cast(),
-        iov_len: spare.len().min(len),
+        iov_base: at.cast(),
+        iov_len: sim::before_read(fd, len)?,
     };
-    let n = retry(|| {
+    retry(|| {
         check(if offset == -1 && flags == 0 {
-            // SAFETY: the kernel writes at most `iov_len` bytes into the buffer's spare capacity,
-            // which we borrow exclusively.
+            // SAFETY: the caller's promise.
             unsafe { libc::read(fd.as_raw_fd(), iov.iov_base, iov.iov_len) }
         } else {
             // SAFETY: as above; the iovec is on this stack frame.
             unsafe { libc::preadv2(fd.as_raw_fd(), &raw const iov, 1, offset, flags) }
         })
-    })?;
-    // SAFETY: the kernel has just written these `n` bytes.
-    unsafe { buf.advance_mut(n) };
-    Ok(n)
+    })
 }
 
 /// Counts bytes that the kernel has written to a buffer's spare capacity on our behalf.
@@ -261,6 +278,7 @@ pub(crate) unsafe fn appended(buf: &mut BytesMut, n: usize) {
 
 /// write(2), or pwrite(2) where `offset` isn't -1.
 pub(crate) fn write_at(fd: BorrowedFd<'_>, buf: &[u8], offset: libc::off_t) -> io::Result<usize> {
+    let buf = &buf[..sim::before_write(fd, buf.len())?];
     retry(|| {
         check(if offset == -1 {
             // SAFETY: the kernel reads within the slice.
@@ -288,6 +306,7 @@ pub(crate) fn recv_spare(fd: BorrowedFd<'_>, buf: &mut BytesMut, len: usize) -> 
 /// # Safety
 /// `len` bytes at `at` must be the caller's alone to write.
 pub(crate) unsafe fn recv_raw(fd: BorrowedFd<'_>, at: *mut u8, len: usize) -> io::Result<usize> {
+    let len = sim::before_read(fd, len)?;
     // SAFETY: the caller's promise.
     retry(|| check(unsafe { libc::recv(fd.as_raw_fd(), at.cast(), len, libc::MSG_DONTWAIT) }))
 }
@@ -295,8 +314,12 @@ pub(crate) unsafe fn recv_raw(fd: BorrowedFd<'_>, at: *mut u8, len: usize) -> io
 /// send(2) without waiting and without SIGPIPE.
 pub(crate) fn send(fd: BorrowedFd<'_>, buf: &[u8], more: bool) -> io::Result<usize> {
     let flags = send_flags(more);
-    // SAFETY: the kernel reads within the slice.
-    retry(|| check(unsafe { libc::send(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), flags) }))
+    let buf = &buf[..sim::before_write(fd, buf.len())?];
+    let result =
+        // SAFETY: the kernel reads within the slice.
+        retry(|| check(unsafe { libc::send(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), flags) }));
+    sim::after_write(fd, &result, more);
+    result
 }
 
 fn send_flags(more: bool) -> libc::c_int {
@@ -344,6 +367,13 @@ pub(crate) fn send_vectored(
         many.extend(bufs.iter().take(MAX_IOV).map(iovec));
         &mut many[..]
     };
+    if sim::is_active() {
+        let mut left = sim::before_write(fd, iov.iter().map(|iov| iov.iov_len).sum())?;
+        for iov in iov.iter_mut() {
+            iov.iov_len = iov.iov_len.min(left);
+            left -= iov.iov_len;
+        }
+    }
     if pipe {
         return retry(|| {
             // SAFETY: the iovecs point into `bufs`, which outlive the call.
@@ -353,8 +383,12 @@ pub(crate) fn send_vectored(
     let mut message = message();
     message.msg_iov = iov.as_mut_ptr();
     message.msg_iovlen = iov.len() as _;
-    // SAFETY: the message points to the iovecs and they into `bufs`; all outlive the call.
-    retry(|| check(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, send_flags(more)) }))
+    let result = retry(|| {
+        // SAFETY: the message points to the iovecs and they into `bufs`; all outlive the call.
+        check(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, send_flags(more)) })
+    });
+    sim::after_write(fd, &result, more);
+    result
 }
 
 /// splice(2) without waiting for the pipe.
@@ -368,6 +402,7 @@ pub(crate) fn splice(
 ) -> io::Result<usize> {
     let mut from_at = maybe_offset(from_offset)?;
     let mut to_at = maybe_offset(to_offset)?;
+    let len = sim::before_splice(from, to, len)?;
     let pointer = |at: &mut libc::off_t| {
         if *at == -1 {
             std::ptr::null_mut()
@@ -377,7 +412,7 @@ pub(crate) fn splice(
     };
     let flags =
         libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MOVE | if more { libc::SPLICE_F_MORE } else { 0 };
-    retry(|| {
+    let result = retry(|| {
         // SAFETY: the offsets are on this stack frame; SIGPIPE is blocked on the threads that
         // come here.
         check(unsafe {
@@ -390,7 +425,9 @@ pub(crate) fn splice(
                 flags,
             )
         })
-    })
+    });
+    sim::after_write(to, &result, more);
+    result
 }
 
 /// fsync(2), or fdatasync(2).
@@ -416,7 +453,9 @@ pub(crate) fn sendfile(
     len: usize,
 ) -> io::Result<usize> {
     let mut at = maybe_offset(offset)?;
-    retry(|| {
+    let asked = len;
+    let len = sim::before_sendfile(socket, file, len)?;
+    let result = retry(|| {
         let at = if offset.is_some() {
             &raw mut at
         } else {
@@ -425,11 +464,23 @@ pub(crate) fn sendfile(
         // SAFETY: the offset is on this stack frame; SIGPIPE is blocked on the threads that come
         // here.
         check(unsafe { libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), at, len) })
-    })
+    });
+    // A short one makes the kernel expect more (before Linux 6.5 for good).
+    sim::after_write(socket, &result, result.as_ref().is_ok_and(|n| *n < asked));
+    result
 }
 
 /// poll(2) for one descriptor; zero where the time ran out.
 pub(crate) fn poll(fd: BorrowedFd<'_>, events: i16, timeout: Option<Duration>) -> io::Result<i16> {
+    poll_kernel(fd, events, timeout).map(|events| sim::readiness(fd, events))
+}
+
+/// As [`poll`], whatever a simulation may say.
+pub(crate) fn poll_kernel(
+    fd: BorrowedFd<'_>,
+    events: i16,
+    timeout: Option<Duration>,
+) -> io::Result<i16> {
     let mut entry = libc::pollfd {
         fd: fd.as_raw_fd(),
         events,
@@ -449,14 +500,18 @@ pub(crate) fn millis_up(duration: Duration) -> libc::c_int {
 
 /// A pipe, non-blocking and close-on-exec: reading end, writing end.
 pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    sim::before_pipe()?;
     let mut fds = [-1; 2];
     // SAFETY: the kernel writes two descriptors to the array.
     check(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) })?;
-    Ok((own(fds[0])?, own(fds[1])?))
+    let (reader, writer) = (own(fds[0])?, own(fds[1])?);
+    sim::after_pipe(reader.as_fd());
+    Ok((reader, writer))
 }
 
 /// Sets a pipe's capacity; returns the new one (fcntl(2), `F_SETPIPE_SZ`).
 pub(crate) fn set_pipe_size(pipe: BorrowedFd<'_>, size: usize) -> io::Result<usize> {
+    sim::before_pipe_size()?;
     // SAFETY: fcntl with integers touches no memory.
     check(unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, size as libc::c_int) })
 }
@@ -557,6 +612,9 @@ pub(crate) fn read_counter(fd: BorrowedFd<'_>) -> io::Result<u64> {
 
 /// Arms a timerfd to fire once.
 pub(crate) fn set_timerfd(timer: BorrowedFd<'_>, after: Duration) -> io::Result<()> {
+    if sim::set_alarm(after) {
+        return Ok(());
+    }
     let zero = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,

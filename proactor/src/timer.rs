@@ -91,7 +91,7 @@ impl Timers {
     /// Makes the timerfd readable at `deadline` or before. An earlier arming stands: it ends a
     /// wait too soon once, which costs less than arming anew each time.
     pub(crate) fn arm(&mut self, deadline: Instant) -> io::Result<()> {
-        let now = Instant::now();
+        let now = crate::now();
         if self.armed.is_some_and(|at| at <= deadline && at > now) {
             return Ok(());
         }

@@ -162,6 +162,10 @@ impl Transfer {
         if waits || matches!(next, Next::Done(_)) {
             self.release(pipes);
         }
+        // What follows may be long in coming.
+        if matches!(next, Next::Readable) && std::mem::take(&mut self.corked) {
+            net::push_out(self.target().as_fd());
+        }
         next
     }
 

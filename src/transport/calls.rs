@@ -4,7 +4,6 @@
 use std::cell::RefMut;
 use std::io;
 use std::rc::Rc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use proactor::{Fd, Op};
@@ -93,7 +92,7 @@ impl Conn {
             self.tell(state);
             return id;
         }
-        if let Some(at) = timeout.and_then(|timeout| Instant::now().checked_add(timeout)) {
+        if let Some(at) = timeout.and_then(|timeout| proactor::now().checked_add(timeout)) {
             file.deadline = self.submit(Op::Timeout { at }, Key::Deadline(id));
         }
         state.queue.push_file(file);

@@ -134,7 +134,7 @@ impl FileSend {
             refused: false,
             no_pipe: false,
             routes: Routes::NONE,
-            pacing: options.rate.map(|rate| Pacing::new(rate, Instant::now())),
+            pacing: options.rate.map(|rate| Pacing::new(rate, proactor::now())),
             deadline: None,
             progress: options.progress,
             reported: 0,
@@ -395,7 +395,7 @@ impl FileSend {
         };
         match &mut self.pacing {
             None => Ok(want),
-            Some(pacing) => pacing.allow(Instant::now(), want),
+            Some(pacing) => pacing.allow(proactor::now(), want),
         }
     }
 

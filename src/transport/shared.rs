@@ -11,6 +11,8 @@ use super::conn::Conn;
 
 pub(crate) struct Shared {
     pub(crate) backend: BackendKind,
+    /// There are pipes to be had, some time at least.
+    pub(super) pipes: bool,
     /// Operations of many bytes under way.
     pub(super) large: Cell<usize>,
     buffers: RefCell<Vec<BytesMut>>,
@@ -28,6 +30,7 @@ impl Shared {
     pub(crate) fn of(proactor: &Proactor) -> Rc<Shared> {
         proactor.attachment(|proactor| Shared {
             backend: proactor.backend(),
+            pipes: proactor.stats().pipes_limit > 0,
             large: Cell::new(0),
             buffers: RefCell::default(),
             conns: RefCell::default(),

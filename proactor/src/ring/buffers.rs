@@ -7,11 +7,12 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
 
 use crate::buf::{BufGroup, RecvBuf};
 use crate::sys;
+
+use super::queues::Queues;
 
 pub(super) struct Buffers {
     group: Arc<BufGroup>,
@@ -29,9 +30,9 @@ impl Buffers {
     /// The only group of a ring.
     pub(super) const GROUP: u16 = 0;
 
-    /// Makes and registers the ring. It must outlive `ring`, and be leaked with whatever receive is
-    /// not over when that goes.
-    pub(super) fn register(ring: &IoUring, group: Arc<BufGroup>) -> io::Result<Buffers> {
+    /// Makes and registers the ring. It must outlive `queues`, and be leaked with whatever receive
+    /// is not over when that goes.
+    pub(super) fn register(queues: &mut Queues, group: Arc<BufGroup>) -> io::Result<Buffers> {
         let count = group.count();
         debug_assert!(count.is_power_of_two());
         let size = usize::from(count) * size_of::<BufRingEntry>();
@@ -55,12 +56,7 @@ impl Buffers {
         // SAFETY: the memory is page-aligned, of `count` entries, zeroed (the tail too), and freed
         // only when the ring is closed and no receive is left (see `drop`).
         unsafe {
-            ring.submitter().register_buf_ring_with_flags(
-                entries.as_ptr() as u64,
-                count,
-                Self::GROUP,
-                0,
-            )?;
+            queues.register_buf_ring(entries.as_ptr() as u64, count, Self::GROUP)?;
         }
         buffers.provide();
         Ok(buffers)

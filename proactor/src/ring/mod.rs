@@ -7,6 +7,8 @@
 #[allow(unsafe_code, reason = "memory that is shared with the kernel")]
 mod buffers;
 mod flight;
+#[allow(unsafe_code, reason = "queues that are shared with the kernel")]
+mod queues;
 mod room;
 mod sendfile;
 mod setup;
@@ -15,8 +17,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use io_uring::cqueue;
 use io_uring::squeue::Entry;
-use io_uring::{IoUring, cqueue};
 
 use crate::backend::{Backend, Context};
 use crate::buf::BufGroup;
@@ -31,6 +33,7 @@ use crate::transfer::{Transfer, is_restart};
 
 use buffers::Buffers;
 use flight::{Flight, Step, Task, WATCH, cancel, parse_cancel, parse_user_data, poll};
+use queues::{Completed, Queues};
 use room::{RoomWaits, is_half_closed};
 use setup::Found;
 pub(crate) use setup::OpenError;
@@ -38,14 +41,14 @@ pub(crate) use setup::OpenError;
 /// The backend. Fields are dropped in this order: the ring is closed before the buffer ring that
 /// is registered with it is freed.
 pub(crate) struct Ring {
-    ring: IoUring,
+    queues: Queues,
     buffers: Option<Buffers>,
     found: Found,
     flights: Vec<Option<Flight>>,
     /// Entries for which the submission queue had no room; a pair is linked.
     backlog: VecDeque<(Entry, Option<Entry>)>,
     /// Completions of one reaping, to be looked at when the ring is free again.
-    reaped: Vec<(u64, i32, u32)>,
+    reaped: Vec<Completed>,
     /// Transfers that have used up their turn.
     runnable: VecDeque<Token>,
     /// Transfers that wait for their peer with a rest in their pipe, longest first.
@@ -72,10 +75,10 @@ impl Ring {
         settings: &Builder,
         cx: &mut Context,
     ) -> Result<(Ring, Vec<Feature>), OpenError> {
-        let (ring, mut found, features) = setup::open(settings)?;
+        let (mut queues, mut found, features) = setup::open(settings)?;
         let mut buffers = None;
         if found.multishot_recv {
-            match Buffers::register(&ring, cx.bufs.clone()) {
+            match Buffers::register(&mut queues, cx.bufs.clone()) {
                 Ok(registered) => buffers = Some(registered),
                 Err(e) => {
                     log::warn!("no provided buffers, so no multishot receives: {e}");
@@ -91,12 +94,12 @@ impl Ring {
         // Before 5.18 this waits for all that is in flight: here that is nothing.
         let announced = !found.multishot_accept;
         if announced {
-            ring.submitter()
+            queues
                 .register_eventfd(events.as_raw_fd())
                 .map_err(OpenError::Unavailable)?;
         }
         let ring = Ring {
-            ring,
+            queues,
             buffers,
             found,
             flights: Vec::new(),
@@ -135,9 +138,8 @@ impl Ring {
         reason = "what an entry points to must outlive its completion"
     )]
     fn try_push(&mut self, first: &Entry, second: Option<&Entry>) -> bool {
-        let mut queue = self.ring.submission();
         // A link must not be cut by the end of a submission.
-        if queue.capacity() - queue.len() < 1 + usize::from(second.is_some()) {
+        if self.queues.room() < 1 + usize::from(second.is_some()) {
             return false;
         }
         for entry in std::iter::once(first).chain(second) {
@@ -146,9 +148,7 @@ impl Ring {
             // in `flights` until the completions of all its outstanding steps have come, or for
             // ever (`abandon`). So do the descriptors, by number: the kernel may look a linked
             // entry's up only when its turn comes. Cancels and watches point to nothing.
-            if unsafe { queue.push(entry) }.is_err() {
-                unreachable!("the room was checked");
-            }
+            unsafe { self.queues.push(entry) };
         }
         true
     }
@@ -163,16 +163,13 @@ impl Ring {
                 }
             }
             let full = !self.backlog.is_empty();
-            let queue = self.ring.submission();
-            let quiet = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
-            drop(queue);
-            if want == 0 && quiet {
+            if want == 0 && self.queues.is_quiet() {
                 return Ok(());
             }
             cx.counters.waits += 1;
-            match self.ring.submit_and_wait(if full { 0 } else { want }) {
-                Ok(_) if full => {}
-                Ok(_) => return Ok(()),
+            match self.queues.enter(if full { 0 } else { want }) {
+                Ok(()) if full => {}
+                Ok(()) => return Ok(()),
                 Err(e) => match e.raw_os_error() {
                     Some(libc::EINTR) => return Ok(()),
                     // Completions are in the way (EBUSY), or memory is short for the moment:
@@ -186,9 +183,7 @@ impl Ring {
 
     fn reap(&mut self, cx: &mut Context) {
         let mut reaped = std::mem::take(&mut self.reaped);
-        for entry in self.ring.completion() {
-            reaped.push((entry.user_data(), entry.result(), entry.flags()));
-        }
+        self.queues.reap(&mut reaped);
         for (data, result, flags) in reaped.drain(..) {
             self.completed(cx, data, result, flags);
         }
@@ -624,15 +619,13 @@ impl Backend for Ring {
 
     fn flush(&mut self, cx: &mut Context) -> io::Result<bool> {
         if !self.announced {
-            self.ring
-                .submitter()
-                .register_eventfd(self.events.as_raw_fd())?;
+            self.queues.register_eventfd(self.events.as_raw_fd())?;
             self.announced = true;
         }
         self.restart_starved(cx);
         self.watch_again();
         self.enter(cx, 0)?;
-        let at_hand = !self.ring.completion().is_empty();
+        let at_hand = self.queues.has_completed();
         Ok(at_hand || !self.runnable.is_empty() || !self.backlog.is_empty())
     }
 

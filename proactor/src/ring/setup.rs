@@ -8,6 +8,8 @@ use io_uring::{IoUring, opcode, register};
 use crate::builder::Builder;
 use crate::probe::Feature;
 
+use super::queues::Queues;
+
 /// Why a ring could not be opened.
 pub(crate) enum OpenError {
     /// io_uring can't be had here: another backend may do.
@@ -61,12 +63,22 @@ fn deferred(b: &mut io_uring::Builder) {
 /// Completions may outnumber submissions by far: each multishot operation makes many.
 const CQ_FACTOR: u32 = 8;
 
-pub(super) fn open(settings: &Builder) -> Result<(IoUring, Found, Vec<Feature>), OpenError> {
+pub(super) fn open(settings: &Builder) -> Result<(Queues, Found, Vec<Feature>), OpenError> {
+    #[cfg(feature = "simulation")]
+    if let Some(new) = crate::sim::new_ring() {
+        let found = Found {
+            multishot_accept: new,
+            multishot_recv: new,
+            skip_success: new,
+        };
+        let ring = crate::sim::Ring::new(settings.entries);
+        return Ok((Queues::Simulated(ring), found, Vec::new()));
+    }
     let (ring, name) = setup(settings.entries)?;
     log::debug!("ring opened: {name}");
     let (found, features) = examine(&ring, name, settings)?;
     check_enter(&ring)?;
-    Ok((ring, found, features))
+    Ok((Queues::Kernel(ring), found, features))
 }
 
 fn setup(entries: u32) -> Result<(IoUring, &'static str), OpenError> {

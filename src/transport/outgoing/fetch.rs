@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use proactor::{Completion, Interest, Op, Open, Output};
@@ -203,11 +203,11 @@ fn chunk_len(file: &FileSend) -> u64 {
 
 /// Reads until the buffer has `len` bytes, the end, an error, or patience is at its end.
 fn read_on_worker(mut reader: Box<dyn Read + Send>, mut buf: BytesMut, len: usize) -> ReadBack {
-    let start = Instant::now();
+    let start = proactor::now();
     buf.resize(len, 0);
     let mut filled = 0;
     let result = loop {
-        if filled == len || (filled > 0 && start.elapsed() > READER_PATIENCE) {
+        if filled == len || (filled > 0 && proactor::now() - start > READER_PATIENCE) {
             break Ok(End::Complete);
         }
         match reader.read(&mut buf[filled..]) {

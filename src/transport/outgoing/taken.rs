@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::io;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Buf;
 use proactor::{Completion, Op, Output, SendBuf, SendFileEnd};
@@ -183,9 +183,11 @@ impl Conn {
             Ok(Output::Sent(SendFileEnd::NoPipe)) => {
                 let stuck = file.no_pipe;
                 file.no_pipe = true;
-                if stuck {
+                if stuck && !self.shared.pipes {
+                    file.refuse();
+                } else if stuck {
                     // A stream that may not be copied: there will be a pipe some time.
-                    let soon = Instant::now() + Duration::from_millis(10);
+                    let soon = proactor::now() + Duration::from_millis(10);
                     self.wait_until(state, soon);
                 }
             }

@@ -81,7 +81,7 @@ impl FileReceive {
             sync: options.sync,
             choice: options.route,
             routes: Routes::NONE,
-            pacing: options.rate.map(|rate| Pacing::new(rate, Instant::now())),
+            pacing: options.rate.map(|rate| Pacing::new(rate, proactor::now())),
             deadline: None,
             progress: options.progress,
             reported: 0,
@@ -234,7 +234,7 @@ impl FileReceive {
         };
         match &mut self.pacing {
             None => Ok(want),
-            Some(pacing) => pacing.allow(Instant::now(), want),
+            Some(pacing) => pacing.allow(proactor::now(), want),
         }
     }
 

@@ -8,7 +8,6 @@ mod file;
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
-use std::time::Instant;
 
 use proactor::{Completion, Forward, ForwardEnd, Interest, Op, Output, SendBuf, Token};
 
@@ -91,7 +90,7 @@ impl Conn {
             self.tell(state);
             return id;
         }
-        if let Some(at) = timeout.and_then(|timeout| Instant::now().checked_add(timeout)) {
+        if let Some(at) = timeout.and_then(|timeout| proactor::now().checked_add(timeout)) {
             receive.deadline = self.submit(Op::Timeout { at }, Key::Deadline(id));
         }
         if !prefix.is_empty() {

@@ -1,0 +1,307 @@
+//! What the crate's system calls ask a simulation before they are made, and tell it afterwards.
+//! Without a simulation on the thread each does nothing.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::time::Duration;
+
+use super::world::{Pending, Way, World};
+use super::{Rng, with};
+use crate::epoll::{IN, OUT};
+use crate::fd::{FileKind, Filesystem, Residency};
+use crate::sys;
+
+fn error(errno: i32) -> io::Error {
+    io::Error::from_raw_os_error(errno)
+}
+
+impl World {
+    /// How many of `len` bytes may move.
+    fn portion(&mut self, fd: BorrowedFd<'_>, way: Way, len: usize) -> io::Result<usize> {
+        let raw = fd.as_raw_fd();
+        let kind = sys::file_kind(fd)?;
+        let waits = matches!(kind, FileKind::Pipe | FileKind::Socket);
+        if !waits && kind != FileKind::Regular {
+            return Ok(len);
+        }
+        if waits {
+            if self.is_blocked(raw, way) {
+                return Err(error(libc::EAGAIN));
+            }
+            if self.rng.chance(self.conditions.again) {
+                self.block(raw, way);
+                self.note("blocked", way as i64, 0);
+                return Err(error(libc::EAGAIN));
+            }
+            if kind == FileKind::Socket && self.rng.chance(self.conditions.socket_error) {
+                let errno = *self
+                    .rng
+                    .pick(&[libc::ECONNRESET, libc::EPIPE, libc::ETIMEDOUT]);
+                self.faults.sockets += 1;
+                self.note("socket fails", way as i64, errno.into());
+                return Err(error(errno));
+            }
+        } else if way == Way::In && self.rng.chance(self.conditions.source_error) {
+            self.faults.sources += 1;
+            self.note("source fails", len as i64, 0);
+            return Err(error(libc::EIO));
+        }
+        if len > 1 && self.rng.chance(self.conditions.short) {
+            let short = self.rng.length(len - 1);
+            self.note("short", short as i64, len as i64);
+            if waits {
+                // So many there were, and no more for now.
+                self.block(raw, way);
+            }
+            return Ok(short);
+        }
+        Ok(len)
+    }
+
+    fn refuses(&mut self, from: BorrowedFd<'_>) -> io::Result<()> {
+        let file = sys::file_kind(from).is_ok_and(|kind| kind == FileKind::Regular);
+        if file && self.rng.chance(self.conditions.refusal) {
+            self.faults.refusals += 1;
+            self.note("refused", 0, 0);
+            return Err(error(libc::EINVAL));
+        }
+        Ok(())
+    }
+}
+
+/// Before a read of at most `len` bytes: how many may be read.
+pub(crate) fn before_read(fd: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
+    with(|world| world.portion(fd, Way::In, len)).unwrap_or(Ok(len))
+}
+
+/// Before a write of `len` bytes: how many may be written.
+pub(crate) fn before_write(fd: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
+    with(|world| world.portion(fd, Way::Out, len)).unwrap_or(Ok(len))
+}
+
+/// Before a splice: how many bytes may move. One of the two ends is a pipe between others, which
+/// is neither full nor empty for no reason: what may wait is its other end.
+pub(crate) fn before_splice(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    len: usize,
+) -> io::Result<usize> {
+    with(|world| {
+        let to_socket = sys::file_kind(to)? == FileKind::Socket;
+        if to_socket || world.is_inner(from) {
+            return world.portion(to, Way::Out, len);
+        }
+        world.refuses(from)?;
+        world.portion(from, Way::In, len)
+    })
+    .unwrap_or(Ok(len))
+}
+
+/// Before a sendfile(2): how many bytes may move.
+pub(crate) fn before_sendfile(
+    socket: BorrowedFd<'_>,
+    file: BorrowedFd<'_>,
+    len: usize,
+) -> io::Result<usize> {
+    with(|world| {
+        world.refuses(file)?;
+        let len = world.portion(socket, Way::Out, len)?;
+        world.portion(file, Way::In, len)
+    })
+    .unwrap_or(Ok(len))
+}
+
+/// After a write; with `more` a socket may hold the bytes back.
+pub(crate) fn after_write(fd: BorrowedFd<'_>, written: &io::Result<usize>, more: bool) {
+    if written.as_ref().is_ok_and(|n| *n > 0) {
+        let n = *written.as_ref().unwrap_or(&0);
+        with(|world| {
+            world.note("written", n as i64, more.into());
+            world.set_corked(fd.as_raw_fd(), more);
+        });
+    }
+}
+
+/// A socket was told to hold nothing back. True where that is all there is to do.
+pub(crate) fn uncork(socket: BorrowedFd<'_>) -> bool {
+    with(|world| world.set_corked(socket.as_raw_fd(), false)).is_some()
+}
+
+/// Whether a socket pretends to be TCP's, or not to be.
+pub(crate) fn is_tcp() -> Option<bool> {
+    with(|world| world.conditions.tcp)
+}
+
+/// Takes out of what a descriptor is ready for what it pretends not to be.
+pub(crate) fn readiness(fd: BorrowedFd<'_>, events: i16) -> i16 {
+    with(|world| {
+        let mut events = events;
+        for (way, event) in [(Way::In, IN), (Way::Out, OUT)] {
+            if world.is_blocked(fd.as_raw_fd(), way) {
+                events &= !event;
+            }
+        }
+        events
+    })
+    .unwrap_or(events)
+}
+
+/// Before a pipe is made for the pool.
+pub(crate) fn before_pipe() -> io::Result<()> {
+    with(|world| {
+        if !world.rng.chance(world.conditions.no_pipe) {
+            return Ok(());
+        }
+        world.faults.pipes += 1;
+        world.note("no pipe", 0, 0);
+        Err(error(*world.rng.pick(&[libc::EMFILE, libc::ENFILE])))
+    })
+    .unwrap_or(Ok(()))
+}
+
+/// A pipe was made for the pool.
+pub(crate) fn after_pipe(reader: BorrowedFd<'_>) {
+    with(|world| world.add_inner(reader));
+}
+
+/// Before a pipe is made larger or smaller.
+pub(crate) fn before_pipe_size() -> io::Result<()> {
+    with(|world| {
+        if world.rng.chance(world.conditions.small_pipe) {
+            return Err(error(libc::EPERM));
+        }
+        Ok(())
+    })
+    .unwrap_or(Ok(()))
+}
+
+/// Whether a file is cached, where that is simulated.
+pub(crate) fn residency() -> Option<Residency> {
+    with(|world| {
+        if !world.rng.chance(world.conditions.cold) {
+            return Residency::Hot;
+        }
+        *world.rng.pick(&[Residency::Cold, Residency::Unknown])
+    })
+}
+
+/// Before a read of cached bytes alone: they may not be.
+pub(crate) fn before_nowait() -> io::Result<()> {
+    with(|world| {
+        if world.rng.chance(world.conditions.cold) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(())
+    })
+    .unwrap_or(Ok(()))
+}
+
+/// Which file system a file pretends to be on.
+pub(crate) fn filesystem() -> Option<Filesystem> {
+    with(|world| {
+        let all = [
+            Filesystem::Memory,
+            Filesystem::Local,
+            Filesystem::Local,
+            Filesystem::Other,
+            Filesystem::Network,
+        ];
+        *world.rng.pick(&all)
+    })
+}
+
+/// A timer was armed. True where it is the simulation's.
+pub(crate) fn set_alarm(after: Duration) -> bool {
+    with(|world| world.set_alarm(after)).is_some()
+}
+
+/// Workers have got a job, or have one less to do.
+pub(crate) fn count_jobs(change: isize) {
+    with(|world| world.jobs = world.jobs.saturating_add_signed(change));
+}
+
+/// Which of some jobs of workers is done now, if one is.
+pub(crate) fn pick_job(jobs: usize) -> Option<usize> {
+    with(|world| {
+        if jobs == 0 || world.is_late() {
+            return None;
+        }
+        let job = world.rng.index(jobs);
+        world.note("job", job as i64, jobs as i64);
+        Some(job)
+    })?
+}
+
+impl Pending {
+    /// A descriptor was registered for its edges.
+    pub(crate) fn add_edges(&mut self, fd: BorrowedFd<'_>, data: u64) {
+        self.edges.insert(fd.as_raw_fd(), data);
+    }
+
+    /// Decides which of the events that have happened are told now, in which order.
+    /// The kernel tells of levels again by itself: those need not be kept.
+    pub(crate) fn tell(
+        &mut self,
+        block: bool,
+        mut happened: impl FnMut() -> io::Result<Vec<(u64, u32)>>,
+    ) -> io::Result<Vec<(u64, u32)>> {
+        let rounds = if block { 32 } else { 1 };
+        for _ in 0..rounds {
+            let new = happened()?;
+            let told = with(|world| self.decide(world, new)).unwrap_or_default();
+            if !told.is_empty() {
+                return Ok(told);
+            }
+        }
+        if block {
+            with(World::sleep);
+        }
+        Ok(Vec::new())
+    }
+
+    fn decide(&mut self, world: &mut World, new: Vec<(u64, u32)>) -> Vec<(u64, u32)> {
+        world.tick();
+        for (data, events) in new {
+            *self.events.entry(data).or_default() |= events;
+        }
+        for (fd, data) in world.unblock(&self.edges) {
+            let events = ready_now(fd);
+            if events != 0 {
+                *self.events.entry(data).or_default() |= u32::from(events as u16);
+            }
+        }
+        let mut told = Vec::new();
+        let edges: BTreeSet<u64> = self.edges.values().copied().collect();
+        self.events.retain(|data, events| {
+            let late = world.is_late();
+            if !late {
+                told.push((*data, *events));
+            }
+            late && edges.contains(data)
+        });
+        shuffle(&mut world.rng, &mut told);
+        if !told.is_empty() {
+            world.note("events", told.len() as i64, 0);
+        }
+        told
+    }
+}
+
+/// What a descriptor is ready for. Its number may name nothing by now.
+#[expect(unsafe_code, reason = "a number that may name nothing")]
+fn ready_now(fd: RawFd) -> i16 {
+    // SAFETY: poll(2) takes any number, and says of one that names nothing that it doesn't.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    let asked = IN | OUT | crate::epoll::RDHUP;
+    match sys::poll_kernel(fd, asked, Some(Duration::ZERO)) {
+        Ok(events) if events & libc::POLLNVAL == 0 => events,
+        _ => 0,
+    }
+}
+
+fn shuffle<T>(rng: &mut Rng, all: &mut [T]) {
+    for at in (1..all.len()).rev() {
+        all.swap(at, rng.index(at + 1));
+    }
+}

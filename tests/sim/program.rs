@@ -1,0 +1,258 @@
+//! Random programs: what a user of a transport and its peer do, as plain values that follow from a
+//! seed.
+
+use std::time::Duration;
+
+use spliceport::proactor::sim::Rng;
+use spliceport::{Route, RouteChoice};
+
+/// One thing that is done.
+#[derive(Clone, Debug)]
+pub enum Action {
+    Write(usize),
+    WriteVectored(Vec<usize>),
+    Send(SendPlan),
+    /// Of one of the sends so far.
+    Cancel(usize),
+    PauseReading,
+    ResumeReading,
+    /// High, low.
+    Limits(Option<usize>, Option<usize>),
+    WriteEof,
+    Close,
+    Abort,
+    /// Drops all handles but what the connection itself holds.
+    LetGo,
+    PeerWrites(usize),
+    PeerReads(usize),
+    /// The peer ends its sending.
+    PeerShuts,
+    PeerCloses,
+    /// One of the files sent so far becomes this long, in thousandths of its length.
+    Truncate(usize, u64),
+    /// More comes through one of the pipes that are sent.
+    Feed(usize),
+    /// The loop runs, so many turns.
+    Turns(u32),
+    Sleep(Duration),
+    /// The loop runs until nothing happens any more; then all must be in order.
+    Settle,
+    DropProactor,
+}
+
+/// What is sent from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum From {
+    /// Of an open file, by offset.
+    File,
+    /// From where it stands.
+    Position,
+    BufReader,
+    Reader,
+    /// One whose read fails in the middle.
+    BadReader,
+    Bytes,
+    /// Filled before, and closed.
+    Pipe,
+    /// Fed while it is sent.
+    SlowPipe,
+    Socket,
+}
+
+/// One send of a file.
+#[derive(Clone, Debug)]
+pub struct SendPlan {
+    pub from: From,
+    /// The file's length.
+    pub size: usize,
+    /// Where the send starts in it.
+    pub start: usize,
+    pub len: Option<u64>,
+    pub route: RouteChoice,
+    pub native_only: bool,
+    pub keep_connection: bool,
+    pub timeout: Option<Duration>,
+    pub rate: Option<u64>,
+    pub progress: bool,
+    pub weight: Option<usize>,
+    /// Done in its callback.
+    pub then: Vec<Action>,
+}
+
+/// How a peer reads by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Appetite {
+    Eager,
+    Slow,
+    /// Only what it is told to, and at the end.
+    None,
+}
+
+/// What is run: connection, user, peer.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Over a pipe instead of a socket.
+    pub pipe: bool,
+    /// The size of the socket's send buffer.
+    pub send_buffer: Option<u32>,
+    pub appetite: Appetite,
+    /// The write side is kept after the peer's end.
+    pub half_open: bool,
+    /// The protocol reads from the start.
+    pub reading: bool,
+    pub limits: Option<(usize, usize)>,
+    pub pipes: usize,
+    pub pipe_size: usize,
+    pub entries: u32,
+    pub recv_buffers: (u16, usize),
+    pub actions: Vec<Action>,
+}
+
+impl Program {
+    /// The program of a seed.
+    pub fn from_seed(seed: u64) -> Program {
+        let mut rng = Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ 0x0dd_ba11);
+        let rng = &mut rng;
+        let pipe = rng.chance(100);
+        // Some things end all: how likely they are is chosen once, so that most runs are long.
+        let violent = rng.chance(350);
+        let actions = (0..rng.between(2, 24))
+            .map(|_| action(rng, violent, true))
+            .collect();
+        Program {
+            pipe,
+            send_buffer: rng.chance(600).then(|| rng.between(2048, 100_000) as u32),
+            appetite: *rng.pick(&[
+                Appetite::Eager,
+                Appetite::Eager,
+                Appetite::Slow,
+                Appetite::None,
+            ]),
+            half_open: rng.chance(600),
+            reading: rng.chance(850),
+            limits: rng.chance(300).then(|| {
+                let high = rng.length(200_000);
+                (high, rng.index(high + 1))
+            }),
+            pipes: *rng.pick(&[0, 1, 2, 4, 32]),
+            pipe_size: *rng.pick(&[4096, 16 << 10, 64 << 10, 1 << 20]),
+            entries: *rng.pick(&[8, 64, 512]),
+            recv_buffers: *rng.pick(&[(1, 64), (2, 4096), (128, 16 << 10)]),
+            actions,
+        }
+    }
+}
+
+fn action(rng: &mut Rng, violent: bool, outermost: bool) -> Action {
+    loop {
+        return match rng.below(100) {
+            0..14 => Action::Write(size(rng)),
+            14..18 => Action::WriteVectored((0..rng.below(5)).map(|_| size(rng) / 4).collect()),
+            18..44 => Action::Send(send(rng, violent, outermost)),
+            44..49 => Action::Cancel(rng.index(8)),
+            49..52 => Action::PauseReading,
+            52..56 => Action::ResumeReading,
+            56..59 => {
+                let high = rng.chance(600).then(|| rng.length(100_000));
+                let low = rng
+                    .chance(300)
+                    .then(|| rng.index(high.unwrap_or(64 << 10) + 1));
+                Action::Limits(high, low)
+            }
+            59..60 if violent => Action::Abort,
+            60..61 => Action::Close,
+            61..62 => Action::WriteEof,
+            62..63 => Action::LetGo,
+            // What only the peer, or time, does is not done in callbacks.
+            _ if !outermost => continue,
+            63..68 => Action::PeerWrites(size(rng)),
+            68..73 => Action::PeerReads(size(rng)),
+            73..74 => Action::PeerShuts,
+            74..76 if violent => Action::PeerCloses,
+            76..78 if violent => Action::Truncate(rng.index(8), rng.below(1100)),
+            78..81 => Action::Feed(size(rng)),
+            81..93 => Action::Turns(rng.between(1, 12) as u32),
+            93..95 => Action::Sleep(Duration::from_micros(1 << rng.below(28))),
+            95..99 => Action::Settle,
+            99..100 if violent && rng.chance(300) => Action::DropProactor,
+            _ => continue,
+        };
+    }
+}
+
+/// A number of bytes: mostly few, seldom very many.
+fn size(rng: &mut Rng) -> usize {
+    match rng.below(100) {
+        0..4 => 0,
+        4..70 => rng.length(8 << 10),
+        70..99 => rng.length(200 << 10),
+        _ => rng.length(3 << 20),
+    }
+}
+
+fn send(rng: &mut Rng, violent: bool, outermost: bool) -> SendPlan {
+    let from = *rng.pick(&[
+        From::File,
+        From::File,
+        From::File,
+        From::File,
+        From::Position,
+        From::BufReader,
+        From::Reader,
+        From::BadReader,
+        From::Bytes,
+        From::Pipe,
+        From::SlowPipe,
+        From::Socket,
+    ]);
+    let seekable = matches!(from, From::File | From::Position | From::BufReader);
+    let mut size = if seekable && rng.chance(500) {
+        rng.length(300 << 10)
+    } else {
+        size(rng)
+    };
+    if !seekable {
+        // Pipes and sockets are filled before.
+        size = size.min(30_000);
+    }
+    let start = if seekable && rng.chance(400) {
+        rng.index(size + 1)
+    } else {
+        0
+    };
+    let there = size - start;
+    let len = match rng.below(10) {
+        0..5 => Some(there as u64),
+        5..7 => Some(rng.below(there as u64 + 1)),
+        7 if violent => Some(there as u64 + rng.between(1, 5000)),
+        _ => None,
+    };
+    let slow = rng.chance(80);
+    SendPlan {
+        from,
+        size,
+        start,
+        len,
+        route: *rng.pick(&[
+            RouteChoice::Auto,
+            RouteChoice::Auto,
+            RouteChoice::Force(Route::Copy),
+            RouteChoice::Force(Route::Chain),
+            RouteChoice::Force(Route::Chain),
+            RouteChoice::Force(Route::Inline),
+            RouteChoice::Force(Route::Sendfile),
+        ]),
+        native_only: rng.chance(80),
+        keep_connection: rng.chance(500),
+        timeout: (violent && rng.chance(150)).then(|| Duration::from_micros(1 << rng.below(25))),
+        rate: slow.then(|| rng.between(1, 200) * 1000),
+        progress: rng.chance(300),
+        weight: rng.chance(300).then(|| rng.length(100_000)),
+        then: match outermost && rng.chance(250) {
+            true => (0..rng.between(1, 2))
+                .map(|_| action(rng, violent, false))
+                .collect(),
+            false => Vec::new(),
+        },
+    }
+}

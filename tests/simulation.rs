@@ -1,0 +1,80 @@
+//! The transport on a simulated kernel: each seed is a program, a peer, and a kernel's every
+//! decision.
+//!
+//! A seed that fails is printed. It is run again, with all that happened, by
+//! `SPLICEPORT_SEED=12345 cargo test --test simulation`. More than the usual seeds are run by
+//! `SPLICEPORT_SEEDS=1000000` (so many) or `SPLICEPORT_SECONDS=3600` (so long), from
+//! `SPLICEPORT_FROM=` on.
+
+mod sim;
+
+use std::time::{Duration, Instant};
+
+fn number(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(
+        value
+            .parse()
+            .unwrap_or_else(|e| panic!("{name}={value}: {e}")),
+    )
+}
+
+/// One thread at a time: descriptors are counted, and their numbers are part of a run.
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+#[test]
+fn seeds_hold() {
+    let _alone = alone();
+    if let Some(seed) = number("SPLICEPORT_SEED") {
+        println!("{:#?}", sim::program::Program::from_seed(seed));
+        let result = sim::run(seed, true);
+        for line in &result.trace {
+            println!("{line}");
+        }
+        assert!(result.problems.is_empty(), "{:#?}", result.problems);
+        return;
+    }
+    let from = number("SPLICEPORT_FROM").unwrap_or(0);
+    let limit = number("SPLICEPORT_SECONDS").map(Duration::from_secs);
+    let seeds = number("SPLICEPORT_SEEDS").unwrap_or(match limit {
+        Some(_) => u64::MAX - from,
+        None => 2000,
+    });
+    let start = Instant::now();
+    let verbose = number("SPLICEPORT_VERBOSE").is_some();
+    let mut failed = Vec::new();
+    for seed in from..from + seeds {
+        if limit.is_some_and(|limit| start.elapsed() > limit) {
+            println!("{} seeds held", seed - from);
+            break;
+        }
+        if verbose {
+            eprintln!("seed {seed}");
+        }
+        let result = sim::run(seed, false);
+        if !result.problems.is_empty() {
+            eprintln!("SPLICEPORT_SEED={seed} {:?}", sim::backend(seed));
+            for problem in &result.problems {
+                eprintln!("    {problem}");
+            }
+            failed.push(seed);
+            if failed.len() >= 10 {
+                break;
+            }
+        }
+    }
+    assert!(failed.is_empty(), "seeds that failed: {failed:?}");
+}
+
+#[test]
+fn a_seed_is_the_same_run_each_time() {
+    let _alone = alone();
+    for seed in 0..100 {
+        let (first, second) = (sim::run(seed, true), sim::run(seed, true));
+        assert_eq!(first.trace, second.trace, "seed {seed}");
+        assert_eq!(first.digest, second.digest, "seed {seed}");
+    }
+}
