@@ -526,6 +526,12 @@ pub(crate) fn is_tcp(socket: BorrowedFd<'_>) -> bool {
     matches!(protocol, Ok(libc::IPPROTO_TCP))
 }
 
+/// Has a TCP socket send full segments only, until [`push_out`] (`TCP_CORK`, tcp(7)). False where
+/// that can't be had.
+pub(crate) fn hold_back(socket: BorrowedFd<'_>) -> bool {
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_CORK, 1).is_ok()
+}
+
 /// Pushes out what `MSG_MORE` and its kin left corked at a TCP socket, and changes no setting:
 /// taking `TCP_CORK` off does that even where it isn't on (tcp(7)).
 pub(crate) fn push_out(socket: BorrowedFd<'_>) {

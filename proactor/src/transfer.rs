@@ -87,6 +87,8 @@ pub(crate) struct Transfer {
     stale: bool,
     /// What the target took last may be held back for what was to follow it.
     corked: bool,
+    /// The target was told to send full segments only ([`net::hold_back`]); `None` before.
+    held_back: Option<bool>,
     failed: Option<End>,
 }
 
@@ -111,6 +113,7 @@ impl Transfer {
             no_data: false,
             stale: false,
             corked: false,
+            held_back: None,
             failed: None,
             job,
         })
@@ -171,6 +174,11 @@ impl Transfer {
 
     fn run(&mut self, pipes: &mut PipePool, budget: usize) -> Next {
         let stop = self.moved.saturating_add(budget as u64);
+        if self.held_back.is_none() {
+            let target = self.job.target();
+            let long = target.kind() == FileKind::Socket && self.is_long();
+            self.held_back = Some(long && net::hold_back(target.as_fd()));
+        }
         loop {
             if let Some(end) = self.failed.take() {
                 return Next::Done(end);
@@ -224,6 +232,14 @@ impl Transfer {
                 self.fill();
             }
         }
+    }
+
+    /// Whether it sends a file that takes many segments. While such a one goes on, the kernel is to
+    /// send full ones only: it moves 16 pages at a time, a little more than fits into a segment,
+    /// and would, when an acknowledgement comes at the wrong moment, send the little by itself.
+    fn is_long(&self) -> bool {
+        const LONG: u64 = 256 << 10;
+        matches!(&self.job, Job::Send(op) if self.seekable && op.len >= LONG)
     }
 
     /// Whether it is one that ends when something was moved, and something was.
@@ -458,7 +474,7 @@ impl Transfer {
     /// bytes that do not come now.
     pub(crate) fn finish(mut self, pipes: &mut PipePool) -> (Op, u64) {
         self.release(pipes);
-        if self.corked && !self.job.more() {
+        if self.held_back == Some(true) || (self.corked && !self.job.more()) {
             net::push_out(self.target().as_fd());
         }
         (self.job.into_op(), self.moved)
