@@ -27,7 +27,7 @@ async def main(way, host, port, path, size):
                             left -= len(block)
                             writer.write(block)
                             await writer.drain()
-        except OSError:
+        except (OSError, asyncio.SendfileNotAvailableError):
             # The peer's end.
             writer.transport.abort()
 

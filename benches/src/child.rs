@@ -22,6 +22,10 @@ impl Process {
         unsafe {
             command.pre_exec(move || {
                 measure::pin(core);
+                // The benchmark blocks the signals that end it; its children do not.
+                let mut none: libc::sigset_t = std::mem::zeroed();
+                libc::sigemptyset(&raw mut none);
+                libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
                 libc::prctl(libc::PR_SET_PDEATHSIG, on_death);
                 Ok(())
             });

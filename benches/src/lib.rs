@@ -79,6 +79,8 @@ fn compare(options: &Options) -> Result<(), Box<dyn Error>> {
     if options.render {
         return All::read(&options.results)?.write(&options.results);
     }
+    // Before anything is measured, since a compiler takes both processors.
+    web::our_program()?;
     setup::end_cleanly();
     let notes = setup::prepare();
     for note in &notes {

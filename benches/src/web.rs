@@ -120,8 +120,8 @@ fn arguments(name: &str, dir: &Path, state: &Path, at: SocketAddr) -> io::Result
     })
 }
 
-/// The program as this workspace builds it, optimised.
-fn our_program() -> io::Result<PathBuf> {
+/// The program as this workspace builds it, optimised; built once.
+pub fn our_program() -> io::Result<PathBuf> {
     static BUILT: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
