@@ -66,7 +66,8 @@ impl Proactor {
     }
 }
 
-#[cfg(test)]
+// Miri has no proactor.
+#[cfg(all(test, not(miri)))]
 mod tests {
     use super::*;
     use std::future::poll_fn;

@@ -257,3 +257,112 @@ impl fmt::Debug for RecvBuf {
         f.debug_tuple("RecvBuf").field(&self.len).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    fn group(count: u16, size: usize) -> Arc<BufGroup> {
+        BufGroup::new(count, size, Port::new().unwrap())
+    }
+
+    /// Writes to a buffer as the kernel does: by its address.
+    fn fill(group: &Arc<BufGroup>, text: &[u8]) -> RecvBuf {
+        let id = group.take().unwrap();
+        assert!(text.len() <= group.size());
+        // SAFETY: we hold the id, and the text fits.
+        unsafe {
+            std::ptr::copy_nonoverlapping(text.as_ptr(), group.address(id), text.len());
+            BufGroup::filled(group, id, text.len())
+        }
+    }
+
+    #[test]
+    fn buffers_are_apart_and_come_back() {
+        let group = group(4, 8);
+        for round in 0..3 {
+            let texts = [b"aaaaaaaa", b"bbbbbbbb", b"cccccccc", b"dddddddd"];
+            let all = texts.map(|text| fill(&group, text));
+            assert!(!group.has_free());
+            assert_eq!(group.take(), None, "round {round}");
+            for (buf, text) in all.iter().zip(texts) {
+                assert_eq!(buf[..], text[..]);
+            }
+            drop(all);
+            let mut ids = Vec::new();
+            group.take_all(&mut ids);
+            ids.sort_unstable();
+            assert_eq!(ids, [0, 1, 2, 3]);
+            ids.into_iter().for_each(|id| group.give(id));
+        }
+    }
+
+    #[test]
+    fn a_buffer_outlives_all_else_and_crosses_threads() {
+        let group = group(2, 8);
+        let (first, second) = (fill(&group, b"one"), fill(&group, b"two"));
+        drop(group);
+        let other = std::thread::spawn(move || first.len() + second.len());
+        assert_eq!(other.join().unwrap(), 6);
+    }
+
+    #[test]
+    fn one_is_written_while_another_is_read() {
+        let group = group(2, 4);
+        let read = fill(&group, b"read");
+        let text = &read[..];
+        let written = std::thread::scope(|scope| {
+            let group = &group;
+            let writer = scope.spawn(move || fill(group, b"more"));
+            assert_eq!(text, b"read");
+            writer.join().unwrap()
+        });
+        assert_eq!((text, &written[..]), (&b"read"[..], &b"more"[..]));
+    }
+
+    #[test]
+    #[should_panic(expected = "len <= this.size")]
+    fn more_than_a_buffer_holds_is_refused() {
+        let group = group(1, 4);
+        let id = group.take().unwrap();
+        // SAFETY: the id is held; the length is what is refused.
+        drop(unsafe { BufGroup::filled(&group, id, 5) });
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "recv(2)")]
+    fn receiving_takes_a_buffer_only_for_bytes() {
+        let group = group(1, 4);
+        let (ours, mut peer) = UnixStream::pair().unwrap();
+        let recv = || BufGroup::recv(&group, ours.as_fd());
+        let error = recv().unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        peer.write_all(b"123456").unwrap();
+        let data = recv().unwrap().unwrap();
+        assert_eq!(&data[..], b"1234");
+        assert!(recv().is_none(), "no buffer is free");
+        drop(data);
+        assert_eq!(&recv().unwrap().unwrap()[..], b"56");
+        drop(peer);
+        assert!(recv().unwrap().unwrap().is_empty());
+        assert!(group.has_free());
+    }
+
+    #[test]
+    fn what_is_sent_advances() {
+        let kinds = [
+            SendBuf::from(Bytes::from_static(b"abcdef")),
+            SendBuf::from(BytesMut::from(&b"abcdef"[..])),
+        ];
+        for mut buf in kinds {
+            buf.advance(2);
+            assert_eq!(&buf[..], b"cdef");
+            buf.advance(4);
+            assert!(buf.is_empty());
+        }
+        assert!(SendBuf::default().is_empty());
+    }
+}

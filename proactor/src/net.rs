@@ -547,3 +547,43 @@ pub fn pair() -> io::Result<(Fd, Fd)> {
     let (a, b) = std::os::unix::net::UnixStream::pair()?;
     Ok((Fd::nonblocking(a)?, Fd::nonblocking(b)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_survive_the_kernels_form() {
+        let inet = [
+            "127.0.0.1:80",
+            "255.255.255.255:65535",
+            "[::1]:443",
+            "[fe80::1%7]:1",
+        ];
+        let mut all: Vec<Address> = inet
+            .iter()
+            .map(|text| text.parse::<SocketAddr>().unwrap().into())
+            .collect();
+        // As long as the struct has room for: a path's last byte is a zero, a name has none.
+        let (path, name) = ("p".repeat(107), "n".repeat(107));
+        for path in ["", "/run/a", &path] {
+            all.push(UnixAddr::from_pathname(path).unwrap().into());
+        }
+        for name in ["a", "with\0zero", &name] {
+            all.push(UnixAddr::from_abstract_name(name).unwrap().into());
+        }
+        for address in all {
+            let back = RawAddress::from(&address).parse().unwrap();
+            assert_eq!(back.to_string(), address.to_string());
+            assert_eq!(back.as_inet(), address.as_inet());
+        }
+    }
+
+    #[test]
+    fn other_families_are_refused_by_number() {
+        let mut raw = RawAddress::empty();
+        raw.storage.ss_family = libc::AF_NETLINK as libc::sa_family_t;
+        let error = raw.parse().unwrap_err();
+        assert!(error.to_string().contains("16"), "{error}");
+    }
+}

@@ -702,3 +702,44 @@ impl Table {
         self.slots.iter().enumerate().filter_map(token).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn insert(table: &mut Table) -> Token {
+        table.insert(Callback::once(|_, _| {}), Owner::Nops)
+    }
+
+    #[test]
+    fn a_token_names_one_operation_ever() {
+        let mut table = Table::default();
+        let first = insert(&mut table);
+        let second = insert(&mut table);
+        assert!(table.remove(first).is_some());
+        assert!(table.remove(first).is_none());
+        // Its place is taken, its name is not.
+        let third = insert(&mut table);
+        assert_eq!(third.index, first.index);
+        assert_ne!(third, first);
+        assert!(table.owner(first).is_none());
+        assert!(table.lend(first).is_none());
+        assert_eq!(table.len, 2);
+        assert_eq!(table.tokens(), [third, second]);
+    }
+
+    #[test]
+    fn a_callback_that_is_lent_comes_back_while_its_operation_goes_on() {
+        let mut table = Table::default();
+        let token = insert(&mut table);
+        let callback = table.lend(token).unwrap();
+        assert!(table.lend(token).is_none(), "it is being called");
+        assert!(table.restore(token, callback).is_none());
+        let callback = table.lend(token).unwrap();
+        assert!(table.remove(token).unwrap().callback.is_none());
+        // Another has the place meanwhile, and keeps its own.
+        let other = insert(&mut table);
+        assert!(table.restore(token, callback).is_some());
+        assert!(table.lend(other).is_some());
+    }
+}

@@ -581,6 +581,10 @@ impl Drop for SigpipeBlocked {
 
 /// Blocks every signal on this thread: a worker is nobody's signal handler.
 pub(crate) fn block_all_signals() {
+    // Miri has no signals.
+    if cfg!(miri) {
+        return;
+    }
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigfillset fills the set.
     block(&unsafe {
@@ -597,6 +601,10 @@ pub(crate) fn eventfd() -> io::Result<OwnedFd> {
 
 /// A timerfd(2) on the monotonic clock, disarmed.
 pub(crate) fn timerfd() -> io::Result<OwnedFd> {
+    // Miri has no timers: one that never fires.
+    if cfg!(miri) {
+        return eventfd();
+    }
     let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
     // SAFETY: takes and touches no memory.
     own(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, flags) })
@@ -709,7 +717,7 @@ pub(crate) fn open_how(open: &crate::op::Open) -> OpenHow {
 }
 
 /// A file of memory alone (memfd_create(2)).
-#[cfg(test)]
+#[cfg(all(test, not(miri)))]
 pub(crate) fn memfd() -> io::Result<OwnedFd> {
     // SAFETY: the name is a C string.
     own(unsafe { libc::memfd_create(c"test".as_ptr(), libc::MFD_CLOEXEC) })

@@ -27,6 +27,18 @@ mod real {
         }
     }
 
+    #[cfg(test)]
+    impl Wake {
+        /// Whether it is set, now or within `time`. Miri has no poll(2): it may be.
+        pub(crate) fn is_set_within(&self, time: std::time::Duration) -> bool {
+            if cfg!(miri) {
+                std::thread::yield_now();
+                return true;
+            }
+            sys::poll(self.0.as_fd(), libc::POLLIN, Some(time)).unwrap() != 0
+        }
+    }
+
     impl AsFd for Wake {
         fn as_fd(&self) -> BorrowedFd<'_> {
             self.0.as_fd()

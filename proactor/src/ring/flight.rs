@@ -397,3 +397,30 @@ fn splice_flags(more: bool) -> u32 {
     let more = if more { libc::SPLICE_F_MORE } else { 0 };
     libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MOVE | more
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_steps_are_told_apart() {
+        let mut seen = std::collections::HashSet::from([WATCH]);
+        for index in [0, 1, u32::MAX] {
+            for generation in [0, 1, 0x00ff_ffff] {
+                for step in STEPS {
+                    let data = user_data(Token { index, generation }, step);
+                    assert_eq!(parse_user_data(data), Some((index, generation, step)));
+                    assert_eq!(parse_cancel(data), None);
+                    assert_eq!(parse_cancel(data | CANCEL), Some((index, generation, step)));
+                    assert_eq!(parse_user_data(data | CANCEL), None);
+                    assert!(seen.insert(data) && seen.insert(data | CANCEL));
+                }
+            }
+        }
+        // All that is known of a watched descriptor's data is its lower half.
+        for data in &seen {
+            let watch = *data as u32 == u32::MAX;
+            assert_eq!(watch, *data == WATCH);
+        }
+    }
+}

@@ -252,7 +252,8 @@ impl Cache {
     }
 }
 
-#[cfg(test)]
+// Miri has no fstat(2).
+#[cfg(all(test, not(miri)))]
 mod tests {
     use super::*;
     use std::fs::File;
