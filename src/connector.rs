@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use proactor::{Address, Callback, Handle, Op, Proactor, Token, net};
+use proactor::{Address, Callback, Handle, Op, Token, net};
 
 use crate::protocol::Protocol;
 use crate::transport::{Transport, TransportOptions};
@@ -12,14 +12,17 @@ use crate::transport::{Transport, TransportOptions};
 #[derive(Clone)]
 pub struct ConnectHandle {
     handle: Handle,
-    token: Token,
+    /// `None` where the proactor was gone.
+    token: Option<Token>,
 }
 
 impl ConnectHandle {
     /// Gives up. The callback comes all the same, with an error of kind `ConnectionAborted`, unless
     /// the connection stood (or failed) first.
     pub fn cancel(&self) {
-        self.handle.cancel(self.token);
+        if let Some(token) = self.token {
+            self.handle.cancel(token);
+        }
     }
 }
 
@@ -32,13 +35,17 @@ impl fmt::Debug for ConnectHandle {
 /// Connects. `on_connected` is called once, from the loop, with the transport or the error, and
 /// before the protocol's `connection_made`. On an error the protocol is dropped without a call.
 /// A panic in it ends the connection, as one in the protocol does.
+///
+/// Inside a callback, [`Transport::proactor`] gives the handle to connect with. Nothing is called
+/// if that proactor is gone.
 pub fn connect(
-    proactor: &Proactor,
+    proactor: impl Into<Handle>,
     address: &Address,
     options: TransportOptions,
     protocol: Box<dyn Protocol>,
     on_connected: impl FnOnce(io::Result<Transport>) + 'static,
 ) -> ConnectHandle {
+    let handle = proactor.into();
     let socket = net::socket_for(address);
     let (op, socket) = match socket {
         Ok(socket) => {
@@ -75,8 +82,6 @@ pub fn connect(
             Err(e) => on_connected(Err(e)),
         }
     });
-    ConnectHandle {
-        handle: proactor.handle(),
-        token: proactor.submit(op, callback),
-    }
+    let token = handle.submit(op, callback).ok();
+    ConnectHandle { handle, token }
 }

@@ -32,6 +32,11 @@ pub(crate) enum Kind {
         reader: Box<dyn Read + Send>,
         len: Option<u64>,
     },
+    /// What a connection brings, behind bytes that it has brought already.
+    Connection {
+        fd: Fd,
+        head: Bytes,
+    },
 }
 
 impl Source {
@@ -126,6 +131,7 @@ impl fmt::Debug for Source {
             Kind::File { .. } => "Source::file",
             Kind::Position { .. } => "Source::at_position",
             Kind::Reader { .. } => "Source::reader",
+            Kind::Connection { .. } => "a relayed connection",
         })
     }
 }

@@ -420,6 +420,27 @@ pub fn set_reset_on_close(socket: &Fd) -> io::Result<()> {
     set_linger(socket, Some(Duration::ZERO))
 }
 
+/// Resets a TCP connection at once, whoever else has the descriptor (connect(2) with `AF_UNSPEC`).
+/// What was not sent is thrown away.
+///
+/// # Errors
+/// connect(2)'s.
+pub fn reset(socket: &Fd) -> io::Result<()> {
+    let nowhere = libc::sockaddr {
+        sa_family: libc::AF_UNSPEC as libc::sa_family_t,
+        sa_data: [0; 14],
+    };
+    // SAFETY: the kernel reads the address, which is on this stack frame and whose size is given.
+    sys::check(unsafe {
+        libc::connect(
+            socket.as_raw_fd(),
+            &raw const nowhere,
+            size_of::<libc::sockaddr>() as libc::socklen_t,
+        )
+    })
+    .map(drop)
+}
+
 fn set_linger(socket: &Fd, time: Option<Duration>) -> io::Result<()> {
     let linger = libc::linger {
         l_onoff: libc::c_int::from(time.is_some()),

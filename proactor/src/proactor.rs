@@ -506,6 +506,12 @@ impl Core {
     }
 }
 
+impl From<&Proactor> for Handle {
+    fn from(proactor: &Proactor) -> Handle {
+        proactor.handle()
+    }
+}
+
 impl Handle {
     /// As [`Proactor::submit`]; gives both back when the proactor is gone.
     pub fn submit(&self, op: Op, callback: Callback) -> Result<Token, (Op, Callback)> {

@@ -11,6 +11,7 @@ use proactor::{Fd, Op};
 use super::conn::{Conn, Key, Medium, Phase, State, WriteEnd};
 use super::events::Event;
 use super::file::{FileSend, OnSent};
+use super::reading::OnCeded;
 use crate::protocol::Protocol;
 use crate::send::{End, SendOptions};
 use crate::source::Source;
@@ -182,6 +183,20 @@ impl Conn {
     pub(crate) fn is_reading(&self) -> bool {
         let state = self.state.borrow();
         matches!(state.phase, Phase::Open) && state.reading.wanted()
+    }
+
+    /// Gives the reading side away, for good; an error where that is closing, or given already.
+    pub(crate) fn cede(self: &Rc<Self>, heir: OnCeded) -> Result<(), OnCeded> {
+        let mut state = self.state.borrow_mut();
+        if !matches!(state.phase, Phase::Open) || state.reading.is_ceded() {
+            return Err(heir);
+        }
+        state.reading.cede(heir);
+        if state.made {
+            self.update_reading(&mut state);
+        }
+        self.poke(&mut state);
+        Ok(())
     }
 
     pub(crate) fn set_protocol(self: &Rc<Self>, protocol: Box<dyn Protocol>) {

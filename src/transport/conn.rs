@@ -125,11 +125,18 @@ pub(crate) struct State {
     pub(super) next_id: u64,
     /// Who waits for the queue to drain.
     pub(super) drains: Vec<Waker>,
+    /// It is to end by a reset.
+    reset: bool,
     /// Writes since the connection was lost.
     pub(super) lost_writes: u32,
 }
 
 impl State {
+    /// Whether what arrives is a receive's or a relay's, not the protocol's.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.receiving.is_any() || self.reading.is_ceded()
+    }
+
     /// Whether the wait for room in the queue is over, and how: a wait that has begun goes on to
     /// the low limit.
     fn drained(&self, waiting: bool) -> Option<io::Result<()>> {
@@ -232,6 +239,7 @@ impl Conn {
                 pressed: None,
                 next_id: 0,
                 drains: Vec::new(),
+                reset: false,
                 lost_writes: 0,
             }),
         });
@@ -288,6 +296,7 @@ impl Conn {
         self.flush(state);
         self.go_on_receiving(state);
         self.update_reading(state);
+        self.cede_reading(state);
         let pressure = state.queue.pressure();
         if matches!(state.phase, Phase::Open | Phase::Closing)
             && let Some(signal) = state.flow.fell(pressure)
@@ -345,12 +354,14 @@ impl Conn {
     pub(super) fn break_off(self: &Rc<Self>, error: Option<io::Error>) {
         let mut state = self.state.borrow_mut();
         if matches!(state.phase, Phase::Open | Phase::Closing)
-            && let Some(fd) = &state.fd
+            && let Some(fd) = state.fd.clone()
             && self.medium == Medium::Tcp
             && state.lent.is_none()
-            && let Err(e) = net::set_reset_on_close(fd)
         {
-            log::debug!("a connection can't be reset, only closed: {e}");
+            state.reset = true;
+            if let Err(e) = net::set_reset_on_close(&fd) {
+                log::debug!("a connection can't be reset, only closed: {e}");
+            }
         }
         self.begin_ending(&mut state, error, End::Cancelled);
     }
@@ -400,7 +411,11 @@ impl Conn {
             (Some(fd), Some(lent)) => lent.give_back(&fd, &self.handle),
             // Others share it, so that dropping it does not close it.
             (Some(fd), None) if !fd.is_last() => {
-                if let Err(e) = net::shutdown(&fd, std::net::Shutdown::Both) {
+                let ended = match state.reset {
+                    true => net::reset(&fd),
+                    false => net::shutdown(&fd, std::net::Shutdown::Both),
+                };
+                if let Err(e) = ended {
                     log::debug!("a shared descriptor could not be shut down: {e}");
                 }
             }

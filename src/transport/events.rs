@@ -11,7 +11,7 @@ use super::Transport;
 use super::conn::{Conn, Phase};
 use super::file::{FileSend, copy_error};
 use super::flow::Signal;
-use super::reading::Received;
+use super::reading::{Ceded, OnCeded, Received};
 use super::receiving::FileReceive;
 use crate::protocol::Protocol;
 
@@ -28,6 +28,8 @@ pub(crate) enum Event {
     /// The receive with this id has got on.
     ReceiveProgress(u64),
     FileReceived(Box<FileReceive>),
+    /// Nobody else reads the stream any more.
+    Ceded(OnCeded, Box<Ceded>),
     /// Nobody is told of it, but a user's code may be in its end.
     Discard(Box<dyn Any>),
     Lost(Option<io::Error>),
@@ -60,6 +62,9 @@ impl Conn {
             }
             Event::ReceiveProgress(id) => self.deliver_receive_progress(transport, id),
             Event::FileReceived(receive) => self.deliver_file_received(transport, *receive),
+            Event::Ceded(heir, ceded) => {
+                self.guard(move || heir(Some(*ceded)));
+            }
             Event::Discard(what) => {
                 self.guard(move || drop(what));
             }
@@ -67,6 +72,12 @@ impl Conn {
                 let protocol = self.protocol.borrow_mut().take();
                 self.over.set(true);
                 self.shared.let_go(self.slot.get());
+                let heir = self.state.borrow_mut().reading.take_heir();
+                self.guard(move || {
+                    if let Some(heir) = heir {
+                        heir(None);
+                    }
+                });
                 self.guard(move || {
                     if let Some(mut protocol) = protocol {
                         protocol.connection_lost(error);
@@ -83,7 +94,7 @@ impl Conn {
                 received.recycle(&self.shared);
                 return;
             }
-            if !state.reading.wanted() || state.receiving.is_any() {
+            if !state.reading.wanted() || state.is_taken() {
                 state.reading.hold(received, &self.shared);
                 return;
             }

@@ -30,6 +30,8 @@ pub(crate) enum Body {
         fd: Fd,
         /// Read, and not yet sent.
         chunk: BytesMut,
+        /// It is a connection's, and relayed.
+        relayed: bool,
     },
     /// Read on a worker, which has it meanwhile.
     Reader {
@@ -155,7 +157,7 @@ impl FileSend {
     /// that it starts from, or take from the same stream.
     pub(crate) fn needs_turn(&self) -> bool {
         match &self.body {
-            Body::Pending(Kind::Position { .. }) => true,
+            Body::Pending(Kind::Position { .. } | Kind::Connection { .. }) => true,
             Body::Pending(Kind::File { fd, .. }) => !is_seekable(fd),
             _ => false,
         }
@@ -198,6 +200,15 @@ impl FileSend {
                 } else {
                     self.open_stream(fd)?;
                 }
+            }
+            Kind::Connection { fd, head } => {
+                self.promise(None);
+                self.set_head(head);
+                self.body = Body::Stream {
+                    fd,
+                    chunk: BytesMut::new(),
+                    relayed: true,
+                };
             }
             Kind::Position { fd, buffered, len } => {
                 self.promise(len);
@@ -262,8 +273,11 @@ impl FileSend {
         } else {
             fd.set_nonblocking()?;
         }
-        let chunk = BytesMut::new();
-        self.body = Body::Stream { fd, chunk };
+        self.body = Body::Stream {
+            fd,
+            chunk: BytesMut::new(),
+            relayed: false,
+        };
         Ok(())
     }
 
@@ -483,7 +497,7 @@ impl FileSend {
             Body::Pending(Kind::File { fd, len, .. } | Kind::Position { fd, len, .. }) => {
                 *len != Some(0) && is_seekable(fd)
             }
-            Body::Pending(Kind::Reader { .. }) => false,
+            Body::Pending(Kind::Reader { .. } | Kind::Connection { .. }) => false,
             Body::None | Body::Seekable { .. } => self.left() != Some(0),
             Body::Stream { .. } | Body::Reader { .. } => !self.head.is_empty(),
         }

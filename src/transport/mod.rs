@@ -24,6 +24,7 @@ use proactor::{Address, Fd, Handle, Proactor, net};
 pub(crate) use conn::Conn;
 use conn::Medium;
 pub(crate) use file::error_of;
+pub(crate) use reading::Ceded;
 
 use crate::protocol::Protocol;
 use crate::receive::{ReceiveHandle, ReceiveOptions, ReceiveOutcome};
@@ -313,6 +314,12 @@ impl Transport {
     /// Runs a user's code. A panic ends there, and with it this connection.
     pub(crate) fn guard(&self, f: impl FnOnce()) {
         self.conn.guard(f);
+    }
+
+    /// Gives what arrives to somebody else, for good: `heir` is told once nobody here reads any
+    /// more, or, with `None`, that it won't be had. False where it can't be had.
+    pub(crate) fn cede(&self, heir: impl FnOnce(Option<Ceded>) + 'static) -> bool {
+        self.conn.cede(Box::new(heir)).is_ok()
     }
 
     /// Tells the protocol that the connection stands. From the loop only.

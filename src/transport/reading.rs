@@ -10,7 +10,7 @@ use std::ops::Deref;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
-use proactor::{Completion, Interest, Op, Output, RecvBuf, SendBuf, Token};
+use proactor::{Completion, Fd, Interest, Op, Output, RecvBuf, SendBuf, Token};
 
 use super::conn::{Conn, Key, Medium, Phase, State};
 use super::events::Event;
@@ -57,6 +57,16 @@ impl Deref for Received {
     }
 }
 
+/// What a stream had brought when it was given to somebody else, and whether that was all.
+pub(crate) struct Ceded {
+    pub(crate) fd: Fd,
+    pub(crate) head: Bytes,
+    pub(crate) ended: bool,
+}
+
+/// Is told once nobody else reads; without a [`Ceded`] where the connection is gone.
+pub(crate) type OnCeded = Box<dyn FnOnce(Option<Ceded>)>;
+
 pub(crate) struct Reading {
     /// The user wants to be told.
     wanted: bool,
@@ -65,7 +75,11 @@ pub(crate) struct Reading {
     cancelling: bool,
     /// The stream has ended.
     over: bool,
-    /// What arrived while the user did not want it, or while a receive of a file has the stream.
+    /// Who wants the stream for good.
+    heir: Option<OnCeded>,
+    /// It was given away: nothing is read here any more.
+    ceded: bool,
+    /// What arrived while the user did not want it, or while the stream is another's.
     held: VecDeque<Received>,
 }
 
@@ -76,6 +90,8 @@ impl Reading {
             op: None,
             cancelling: false,
             over: false,
+            heir: None,
+            ceded: false,
             held: VecDeque::new(),
         }
     }
@@ -119,6 +135,21 @@ impl Reading {
             events.push_front(Event::Received(received));
         }
         true
+    }
+
+    /// Whether the stream is not the protocol's.
+    pub(crate) fn is_ceded(&self) -> bool {
+        self.ceded || self.heir.is_some()
+    }
+
+    /// Gives the stream away, for good, as soon as it can be.
+    pub(crate) fn cede(&mut self, heir: OnCeded) {
+        self.heir = Some(heir);
+    }
+
+    /// Gives up on giving it away.
+    pub(crate) fn take_heir(&mut self) -> Option<OnCeded> {
+        self.heir.take()
     }
 
     /// The stream is no longer taken: what is held is to be told, if it is wanted.
@@ -177,7 +208,7 @@ impl Conn {
                 ..
             }
         );
-        let taken = state.receiving.is_any();
+        let taken = state.is_taken();
         let reading = &mut state.reading;
         let asked = reading.wanted && !taken;
         let wanted = matches!(state.phase, Phase::Open) && !reading.over && (asked || watching);
@@ -198,6 +229,29 @@ impl Conn {
                 reading.op = self.submit(op, Key::Receive);
             }
             _ => {}
+        }
+    }
+
+    /// Gives the stream away, if somebody wants it and nobody reads.
+    pub(crate) fn cede_reading(&self, state: &mut State) {
+        let idle = state.reading.is_idle() && state.events.is_empty() && !state.receiving.is_any();
+        if !idle || !matches!(state.phase, Phase::Open) {
+            return;
+        }
+        let Some(fd) = state.fd.clone() else { return };
+        let reading = &mut state.reading;
+        if let Some(heir) = reading.heir.take() {
+            reading.ceded = true;
+            let mut head = BytesMut::new();
+            for received in reading.held.drain(..) {
+                head.extend_from_slice(&received);
+            }
+            let ceded = Ceded {
+                fd,
+                head: head.freeze(),
+                ended: reading.over,
+            };
+            state.events.push_back(Event::Ceded(heir, Box::new(ceded)));
         }
     }
 
@@ -235,7 +289,7 @@ impl Conn {
                     self.proactor_gone(state);
                 }
             }
-            // All buffers were lent out, or the readiness was not: it is started again.
+            // All buffers were ceded out, or the readiness was not: it is started again.
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOBUFS | libc::EAGAIN)) => {}
             Err(e) => self.peer_gone(state, e),
         }
@@ -256,7 +310,7 @@ impl Conn {
             self.peer_gone(state, io::Error::from_raw_os_error(libc::EPIPE));
             return;
         }
-        let asked = state.reading.wanted && !state.receiving.is_any();
+        let asked = state.reading.wanted && !state.is_taken();
         if !asked || !matches!(state.phase, Phase::Open) {
             return;
         }

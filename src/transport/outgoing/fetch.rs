@@ -138,7 +138,7 @@ impl Conn {
         let Some(file) = at.and_then(|at| state.queue.file_mut(at)) else {
             return self.shared.recycle(buf);
         };
-        let Body::Stream { fd, chunk } = &mut file.body else {
+        let Body::Stream { fd, chunk, .. } = &mut file.body else {
             return self.shared.recycle(buf);
         };
         match completion.result {

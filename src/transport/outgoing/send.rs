@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use proactor::{BackendKind, Fd, Op, SendBuf, SendFile};
+use proactor::{BackendKind, Fd, Forward, Op, SendBuf, SendFile};
 
 use super::Doing;
 use crate::route::{Decision, Route, method};
@@ -181,6 +181,25 @@ impl Conn {
         let (id, left) = (file.id, file.left());
         let (fd, offset, stream) = match &file.body {
             Body::Seekable { fd, .. } => (fd.clone(), Some(file.offset()), false),
+            Body::Stream {
+                fd, relayed: true, ..
+            } => {
+                let op = Forward {
+                    head: SendBuf::new(),
+                    from: fd.clone(),
+                    to: socket,
+                    offset: None,
+                    len,
+                    some: true,
+                    method: method(route),
+                };
+                let doing = Doing::Piece {
+                    id,
+                    header: 0,
+                    route,
+                };
+                return self.start(state, Op::Forward(Box::new(op)), doing);
+            }
             Body::Stream { fd, .. } => (fd.clone(), None, true),
             _ => return,
         };

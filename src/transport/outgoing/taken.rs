@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Buf;
-use proactor::{Completion, Op, Output, SendBuf, SendFileEnd};
+use proactor::{Completion, ForwardEnd, Op, Output, SendBuf, SendFileEnd};
 
 use super::Doing;
 use crate::route::Route;
@@ -163,6 +163,10 @@ impl Conn {
             Some(Op::SendFile(op)) => op.header.len(),
             _ => 0,
         };
+        let left_over = match completion.op {
+            Some(Op::Forward(op)) => op.head,
+            _ => SendBuf::new(),
+        };
         self.consume(state, header - header_left.min(header));
         let Some(at) = state.queue.find(id) else {
             return;
@@ -176,10 +180,24 @@ impl Conn {
             file.routes.insert(route);
         }
         // A drain in the middle of a piece is held back for the next, which may not come.
-        let whole = matches!(completion.result, Ok(Output::Sent(SendFileEnd::Complete)));
+        let whole = matches!(
+            completion.result,
+            Ok(Output::Sent(SendFileEnd::Complete) | Output::Forwarded(_))
+        );
         state.out.corked |= !whole;
+        // What the kernel took from a relayed connection, and the peer did not: it goes next.
+        if let (Body::Stream { chunk, .. }, false) = (&mut file.body, left_over.is_empty()) {
+            *chunk = match left_over {
+                SendBuf::Owned(bytes) => bytes,
+                SendBuf::Shared(bytes) => bytes.into(),
+            };
+        }
         match completion.result {
             Ok(Output::Sent(SendFileEnd::EndOfFile)) => file.native_ended(),
+            Ok(Output::Forwarded(ForwardEnd::EndOfStream)) => file.end_here(),
+            Ok(Output::Forwarded(ForwardEnd::NoPipe)) => file.no_pipe = true,
+            Ok(Output::Forwarded(ForwardEnd::SourceFailed(e))) => file.native_failed(e, first),
+            Ok(Output::Forwarded(ForwardEnd::TargetFailed(e))) => self.peer_gone(state, e),
             Ok(Output::Sent(SendFileEnd::NoPipe)) => {
                 let stuck = file.no_pipe;
                 file.no_pipe = true;
