@@ -54,7 +54,6 @@ fn a_drop_closes_everything(builder: Builder) {
             let (socket, peer) = narrow(Wire::Unix);
             started.push(start(&proactor, transfer(&file, &socket, method)));
             started.push(start(&proactor, Op::RecvMulti { socket }));
-            std::mem::forget(started.last().cloned());
             let _keep = peer;
             let (socket, _peer) = connected(Wire::Tcp);
             let poll = Op::Poll {
