@@ -172,20 +172,6 @@ fn needs_no_openat2(backend: &str) {
     }
 }
 
-fn deny(call: i64, errno: i32) {
-    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
-    let filter = SeccompFilter::new(
-        [(call, Vec::new())].into_iter().collect(),
-        SeccompAction::Allow,
-        SeccompAction::Errno(errno as u32),
-        std::env::consts::ARCH
-            .try_into()
-            .expect("a known processor"),
-    );
-    let filter: BpfProgram = filter.expect("a filter").try_into().expect("a program");
-    seccompiler::apply_filter(&filter).expect("filters may be set");
-}
-
 fn answers_directories_with_their_index(backend: &str) {
     let dir = directory(&[
         ("index.html", b"top"),

@@ -8,6 +8,8 @@ use clap::{Parser, Subcommand};
 use crate::proactor::BackendChoice;
 use crate::{Route, RouteChoice};
 
+use super::content::Content;
+
 /// Serves and sends files: header, then file, in order, over io_uring where it can be had.
 #[derive(Parser, Debug)]
 #[command(version, max_term_width = 100)]
@@ -56,6 +58,8 @@ pub(super) struct Serve {
     /// How long a client may take nothing of a response
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "60")]
     pub(super) send_timeout: Duration,
+    #[command(flatten)]
+    pub(super) content: Content,
 }
 
 /// Send one file to a receiver

@@ -2,6 +2,7 @@
 
 mod address;
 mod args;
+mod content;
 mod error;
 mod probe;
 mod progress;

@@ -52,6 +52,7 @@ pub(super) fn run(args: &Serve) -> Result<(), Failure> {
             idle_timeout: args.idle_timeout,
             header_timeout: args.header_timeout,
             send_timeout: args.send_timeout,
+            site: args.content.site()?,
             ..ServerOptions::default()
         },
         stop,

@@ -9,6 +9,7 @@ mod sender;
 mod server;
 mod worker;
 
+pub use http::Site;
 pub use receiver::{Received, ReceiverOptions, Receiving, receive};
 pub use sender::{SenderOptions, Sending, Sent, send};
 pub use server::{Server, ServerOptions};

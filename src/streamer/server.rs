@@ -13,8 +13,9 @@ use crate::proactor::{Address, Callback, Fd, Handle, Op, Proactor};
 use crate::{Listener, Protocol, RouteChoice, Transport, TransportOptions};
 
 use super::clock::Clock;
-use super::http::{Cache, Connection, DateCache, Http, Moment};
+use super::http::{Cache, Connection, DateCache, Http, Moment, Site};
 use super::open::open_beneath;
+use super::worker;
 
 /// How a [`Server`] serves.
 #[derive(Clone, Debug)]
@@ -28,8 +29,11 @@ pub struct ServerOptions {
     pub header_timeout: Duration,
     /// How long a client may take none of a response. Default: a minute.
     pub send_timeout: Duration,
-    /// How many files are kept open between requests, each for at most a second. Default: 256.
+    /// How many files are kept open between requests, each for at most a second; a file and its
+    /// compressed forms count as one. Default: 256.
     pub open_files: usize,
+    /// What is sent besides the files as they are. Default: nothing.
+    pub site: Site,
 }
 
 impl Default for ServerOptions {
@@ -40,6 +44,7 @@ impl Default for ServerOptions {
             header_timeout: Duration::from_secs(15),
             send_timeout: Duration::from_secs(60),
             open_files: 256,
+            site: Site::new(),
         }
     }
 }
@@ -89,6 +94,7 @@ impl Server {
             clock: Clock::new(proactor.handle()),
             connections: RefCell::default(),
             dates: DateCache::default(),
+            listings: Cell::new(0),
             tick: Cell::new(0),
             ticking: Cell::new(false),
             stopping: Cell::new(false),
@@ -143,6 +149,8 @@ pub(super) struct Shared {
     proactor: Handle,
     pub(super) cache: RefCell<Cache>,
     pub(super) dates: DateCache,
+    /// How many directories are being listed.
+    pub(super) listings: Cell<usize>,
     clock: Clock,
     connections: RefCell<Slab<Rc<Connection>>>,
     /// Seconds of the sweep's clock.
@@ -168,6 +176,16 @@ impl Shared {
     /// Opens what is at a path below the directory, as [`open_beneath`] does.
     pub(super) fn open(&self, path: CString, done: impl FnOnce(io::Result<Fd>) + 'static) {
         open_beneath(&self.proactor, &self.root, path, done);
+    }
+
+    /// Does on a worker thread what may wait for a disk. `work` gets the served directory.
+    pub(super) fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Fd) -> io::Result<T> + Send + 'static,
+        done: impl FnOnce(io::Result<T>) + 'static,
+    ) {
+        let root = self.root.clone();
+        worker::run(&self.proactor, move || work(&root), done);
     }
 
     /// How many bytes a peer has taken, where that can be told.

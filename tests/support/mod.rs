@@ -372,6 +372,21 @@ pub fn make_big(path: &Path) -> usize {
     size
 }
 
+/// Lets a system call fail, in this thread and those it starts, as a seccomp profile does.
+pub fn deny(call: i64, errno: i32) {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    let filter = SeccompFilter::new(
+        [(call, Vec::new())].into_iter().collect(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(errno as u32),
+        std::env::consts::ARCH
+            .try_into()
+            .expect("a known processor"),
+    );
+    let filter: BpfProgram = filter.expect("a filter").try_into().expect("a program");
+    seccompiler::apply_filter(&filter).expect("filters may be set");
+}
+
 /// Bytes that differ from one place to another.
 pub fn pattern(len: usize) -> Vec<u8> {
     let byte = |i: usize| (i ^ (i >> 8) ^ (i >> 16) ^ (i / 251)) as u8;

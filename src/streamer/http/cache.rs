@@ -7,10 +7,12 @@
 //!   shared by the responses of that turn, and by no others (see [`Moment`]).
 //! - Whatever the descriptor can't tell, such as a link that now leads elsewhere, is seen after
 //!   at most [`Cache::LIFE`], since no entry gets older.
+//! - A file and its compressed forms are one entry: if one of them changed, all are opened anew.
 //! - Files of network file systems are not kept, as asking about them may take long.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -22,11 +24,13 @@ use crate::Fd;
 use crate::streamer::open;
 
 use super::choice::Current;
+use super::coding::{Accepted, Coding};
 use super::date::{self, DateCache};
 use super::fields::Fields;
 use super::head::{Head, content_type};
 use super::moment::Moment;
 use super::request::Persistence;
+use super::site::Site;
 use super::stamp::Stamp;
 use super::status::Status;
 use super::tag;
@@ -34,10 +38,13 @@ use super::tag;
 /// What an opened path turned out to be.
 pub(crate) enum Found {
     File(Rc<Entry>),
-    Directory,
+    Directory(Fd),
     /// A FIFO, a device, a socket.
     Other,
 }
+
+/// A form of a file in some coding.
+pub(crate) type Coded = (Coding, Rc<Entry>);
 
 /// An open regular file.
 pub(crate) struct Entry {
@@ -53,20 +60,29 @@ pub(crate) struct Entry {
     fields: Fields,
     /// The head of the usual response, and the second that it is for.
     head: RefCell<(u64, Bytes)>,
+    /// The same file in content codings, where the site has such.
+    codings: OnceCell<Vec<Coded>>,
     /// Head and content of a small file, and the turn in which they were brought together.
     small: RefCell<(u64, Bytes)>,
 }
 
 impl Entry {
-    /// Looks at what was opened; `name` decides the type of its content.
+    /// Looks at what was opened. The file's path decides the type of its content, even where what
+    /// is open holds it in some coding.
     ///
     /// # Errors
     /// fstat(2)'s.
-    pub(crate) fn examine(fd: Fd, name: &[u8], moment: Moment) -> io::Result<Found> {
+    pub(crate) fn examine(
+        fd: Fd,
+        path: &[u8],
+        coding: Option<Coding>,
+        site: &Site,
+        moment: Moment,
+    ) -> io::Result<Found> {
         let stat = fs::fstat(&fd)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {}
-            FileType::Directory => return Ok(Found::Directory),
+            FileType::Directory => return Ok(Found::Directory(fd)),
             _ => return Ok(Found::Other),
         }
         open::opened(&fd)?;
@@ -74,13 +90,20 @@ impl Entry {
         let modified = u64::try_from(stamp.modified.0)
             .unwrap_or(0)
             .min(moment.second);
-        let tag = tag::of(&stamp, "", moment.now);
-        let representation = format!(
+        let suffix = coding.map_or("", Coding::suffix);
+        let tag = tag::of(&stamp, suffix, moment.now);
+        let mut representation = format!(
             "Last-Modified: {}\r\nAccept-Ranges: bytes\r\n",
             date::format(modified),
         );
-        let shared = format!("ETag: {tag}\r\n");
-        let fields = Fields::new(&content_type(name), &representation, &shared);
+        if let Some(coding) = coding {
+            let _ = write!(representation, "Content-Encoding: {}\r\n", coding.name());
+        }
+        site.add_disposition(path, &mut representation);
+        let mut shared = format!("ETag: {tag}\r\n");
+        site.add_shared(path, &mut shared);
+        let content_type = content_type(path);
+        let fields = Fields::new(&content_type, &representation, &shared, site.always());
         Ok(Found::File(Rc::new(Entry {
             fd,
             stamp,
@@ -90,6 +113,7 @@ impl Entry {
             tag,
             fields,
             head: RefCell::default(),
+            codings: OnceCell::new(),
             small: RefCell::default(),
         })))
     }
@@ -111,6 +135,18 @@ impl Entry {
             tag: Some(&self.tag),
             second,
         }
+    }
+
+    /// Tells the codings in which the file stands ready. Once.
+    pub(crate) fn set_codings(&self, codings: Vec<Coded>) {
+        let _ = self.codings.set(codings);
+    }
+
+    /// The form of the file that a client likes best: itself, or that in a coding.
+    pub(crate) fn best(self: &Rc<Self>, accepted: &Accepted) -> &Rc<Entry> {
+        let codings = self.codings.get().map(|codings| &codings[..]);
+        let codings = codings.unwrap_or_default();
+        accepted.best(codings).map_or(self, |at| &codings[at].1)
     }
 
     /// Fields of the responses about this file.
@@ -175,7 +211,11 @@ impl Entry {
             let now = fs::fstat(&self.fd);
             now.is_ok_and(|now| now.st_nlink > 0 && Stamp::of(&now) == self.stamp)
         };
-        let fresh = self.is_young(moment) && unchanged();
+        let codings = || {
+            let mut codings = self.codings.get().into_iter().flatten();
+            codings.all(|(_, entry)| entry.is_fresh(moment))
+        };
+        let fresh = self.is_young(moment) && unchanged() && codings();
         if fresh {
             self.checked.set(moment.turn);
         }
@@ -268,7 +308,8 @@ mod tests {
 
     fn entry(path: &Path, moment: Moment) -> Rc<Entry> {
         let fd = Fd::new(File::open(path).unwrap());
-        match Entry::examine(fd, path.as_os_str().as_encoded_bytes(), moment).unwrap() {
+        let path = path.as_os_str().as_encoded_bytes();
+        match Entry::examine(fd, path, None, &Site::new(), moment).unwrap() {
             Found::File(entry) => entry,
             _ => panic!("no file"),
         }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use bytes::{Bytes, BytesMut};
 
 use super::request::Persistence;
+use super::site::Site;
 use super::status::Status;
 
 const SERVER: &str = concat!("spliceport/", env!("CARGO_PKG_VERSION"));
@@ -54,7 +55,8 @@ fn put(text: &mut BytesMut, what: std::fmt::Arguments<'_>) {
     let _ = text.write_fmt(what);
 }
 
-/// A response without a file: its head, and a body that says its status in words.
+/// A response without a file: its head, and a body that says its status in words, or as the site
+/// says it.
 pub(crate) struct Plain<'a> {
     pub(crate) status: Status,
     /// Fields of its own, each with its line's end.
@@ -65,22 +67,32 @@ pub(crate) struct Plain<'a> {
 }
 
 impl Plain<'_> {
-    /// Its bytes.
-    pub(crate) fn build(&self, date: &str) -> Bytes {
+    /// Its bytes, and how many of them are content.
+    pub(crate) fn build(&self, site: &Site, date: &str) -> (Bytes, usize) {
         let Status { code, reason } = self.status;
-        let head = Head::new(self.status, date).fields(self.fields);
+        let head = Head::new(self.status, date)
+            .fields(self.fields)
+            .fields(site.always());
         if matches!(self.status, Status::NOT_MODIFIED | Status::NO_CONTENT) {
-            return head.end(self.persistence).freeze();
+            return (head.end(self.persistence).freeze(), 0);
         }
-        let body = format!("{code} {reason}\n");
+        let words;
+        let (kind, body) = match site.page_for(code) {
+            Some(page) => (page.content_type.as_str(), &page.body[..]),
+            None => {
+                words = format!("{code} {reason}\n");
+                ("text/plain; charset=utf-8", words.as_bytes())
+            }
+        };
         let mut text = head
-            .fields("Content-Type: text/plain; charset=utf-8\r\n")
+            .field("Content-Type", format_args!("{kind}"))
             .field("Content-Length", format_args!("{}", body.len()))
             .end(self.persistence);
-        if !self.head {
-            text.extend_from_slice(body.as_bytes());
+        if self.head {
+            return (text.freeze(), 0);
         }
-        text.freeze()
+        text.extend_from_slice(body);
+        (text.freeze(), body.len())
     }
 }
 
@@ -88,6 +100,10 @@ impl Plain<'_> {
 pub(crate) fn content_type(name: &[u8]) -> String {
     let name = String::from_utf8_lossy(name);
     let mime = mime_guess::from_path(&*name).first_or_octet_stream();
+    if mime.essence_str() == "application/javascript" {
+        // Obsolete since RFC 9239.
+        return "text/javascript; charset=utf-8".to_owned();
+    }
     if mime.type_() == mime_guess::mime::TEXT && mime.get_param("charset").is_none() {
         return format!("{mime}; charset=utf-8");
     }
@@ -100,12 +116,13 @@ mod tests {
 
     #[test]
     fn guesses_types() {
-        let table: [(&[u8], &str); 7] = [
+        let table: [(&[u8], &str); 8] = [
             (b"a.html", "text/html; charset=utf-8"),
             (b"dir/a.TXT", "text/plain; charset=utf-8"),
             (b"a.png", "image/png"),
             (b"a.json", "application/json"),
             (b"a.js", "text/javascript; charset=utf-8"),
+            (b"a.mjs", "text/javascript; charset=utf-8"),
             (b"a", "application/octet-stream"),
             (b"a.\xff", "application/octet-stream"),
         ];
@@ -122,7 +139,7 @@ mod tests {
             head: false,
             persistence: Persistence::Keep,
         };
-        let text = String::from_utf8(plain.build("D").to_vec()).unwrap();
+        let text = String::from_utf8(plain.build(&Site::new(), "D").0.to_vec()).unwrap();
         assert_eq!(
             text,
             format!(
@@ -133,11 +150,11 @@ mod tests {
         );
         plain.head = true;
         plain.persistence = Persistence::Close;
-        let text = String::from_utf8(plain.build("D").to_vec()).unwrap();
+        let text = String::from_utf8(plain.build(&Site::new(), "D").0.to_vec()).unwrap();
         assert!(text.ends_with("Content-Length: 14\r\nConnection: close\r\n\r\n"));
         plain.status = Status::NOT_MODIFIED;
         plain.head = false;
-        let text = String::from_utf8(plain.build("D").to_vec()).unwrap();
+        let text = String::from_utf8(plain.build(&Site::new(), "D").0.to_vec()).unwrap();
         assert!(
             text.ends_with("Date: D\r\nConnection: close\r\n\r\n"),
             "{text}"

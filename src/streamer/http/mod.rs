@@ -6,19 +6,23 @@
 mod body;
 mod cache;
 mod choice;
+mod coding;
 mod connection;
 mod date;
 mod ends;
 mod fields;
 mod head;
 mod host;
+mod listing;
 mod moment;
 mod multipart;
 mod path;
 mod pending;
+mod quality;
 mod range;
 mod request;
 mod respond;
+mod site;
 mod stamp;
 mod status;
 mod tag;
@@ -27,6 +31,7 @@ pub(super) use cache::Cache;
 pub(super) use connection::{Connection, Http};
 pub(super) use date::DateCache;
 pub(super) use moment::Moment;
+pub use site::Site;
 
 #[cfg(test)]
 mod tests {
@@ -36,8 +41,12 @@ mod tests {
     #[cfg_attr(miri, ignore = "of the source, not of what it does")]
     fn stands_on_the_transport_alone() {
         let here = concat!(env!("CARGO_MANIFEST_DIR"), "/src/streamer/http");
-        for file in std::fs::read_dir(here).unwrap() {
-            let path = file.unwrap().path();
+        let files = |dir: &str| std::fs::read_dir(dir).unwrap().map(|f| f.unwrap().path());
+        let mut paths: Vec<_> = files(here)
+            .chain(files(&format!("{here}/listing")))
+            .collect();
+        paths.retain(|path| path.is_file());
+        for path in paths {
             let text = std::fs::read_to_string(&path).unwrap();
             let code = text
                 .lines()

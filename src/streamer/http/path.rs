@@ -7,7 +7,7 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode, percent_encode};
 use super::host;
 use super::status::Status;
 
-/// What has to be encoded in a path that goes into a `Location` header.
+/// What has to be encoded in a path that goes into a URL.
 const PATH: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -121,11 +121,21 @@ fn decode(segment: &[u8]) -> Result<Cow<'_, [u8]>, Status> {
     Ok(percent_decode(segment).into())
 }
 
+/// The last name of a path.
+pub(crate) fn last(path: &[u8]) -> &[u8] {
+    path.rsplit(|b| *b == b'/').next().unwrap_or_default()
+}
+
+/// A path, or a name, as a part of a URL.
+pub(crate) fn encode(path: &[u8]) -> String {
+    percent_encode(path, PATH).to_string()
+}
+
 /// The target that names the directory `path` (as [`normalize`] gives it) with its slash at the
 /// end. Built from the decoded path: what a client sent as `//host` must not become a redirect to
 /// that host.
 pub(crate) fn directory_target(path: &[u8], query: Option<&[u8]>) -> String {
-    let mut target = format!("/{}/", percent_encode(path, PATH));
+    let mut target = format!("/{}/", encode(path));
     if let Some(query) = query {
         target.push('?');
         target.extend(percent_encode(query, CONTROLS));

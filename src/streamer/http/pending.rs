@@ -1,4 +1,7 @@
 //! A response whose file is being opened.
+//!
+//! A directory's index is tried first, its listing then; at last, where nothing is found, the
+//! site's fallback.
 
 use std::ffi::CString;
 use std::io;
@@ -7,12 +10,18 @@ use std::rc::Rc;
 use crate::streamer::server::Shared;
 use crate::{Fd, Transport};
 
-use super::cache::{Entry, Found};
+use super::cache::{Coded, Entry, Found};
+use super::coding::Coding;
 use super::connection::Connection;
-use super::path::directory_target;
+use super::listing::{self, Form, Sorting};
+use super::path::{self, directory_target};
 use super::request::Wanted;
 use super::respond::Answer;
 use super::status::Status;
+
+/// How many directories a thread lists at a time: listing takes worker threads, which others
+/// need.
+const MAX_LISTINGS: usize = 4;
 
 /// A request that waits for its file.
 pub(crate) struct Pending {
@@ -22,6 +31,8 @@ pub(crate) struct Pending {
     /// As [`normalize`](super::path::normalize) gives it.
     pub(crate) path: Vec<u8>,
     pub(crate) query: Option<Vec<u8>>,
+    /// Of a listing.
+    pub(crate) form: Form,
 }
 
 impl Pending {
@@ -31,44 +42,170 @@ impl Pending {
         if self.names_directory() {
             name.extend_from_slice(b"index.html");
         }
+        self.open_name(server, name, Pending::opened);
+    }
+
+    /// Opens a name below the directory; what comes goes to `next`, if it is still wanted.
+    fn open_name(
+        self,
+        server: &Rc<Shared>,
+        name: Vec<u8>,
+        next: impl FnOnce(Pending, &Rc<Shared>, Vec<u8>, io::Result<Fd>) + 'static,
+    ) {
         let Ok(path) = CString::new(name.clone()) else {
             return self.refuse(Status::BAD_REQUEST);
         };
         let shared = Rc::clone(server);
-        server.open(path, move |opened| self.opened(&shared, &name, opened));
+        server.open(path, move |opened| {
+            if self.connection.awaits_file() {
+                next(self, &shared, name, opened);
+            }
+        });
     }
 
     fn names_directory(&self) -> bool {
         self.path.is_empty() || self.path.ends_with(b"/")
     }
 
-    fn opened(self, server: &Shared, name: &[u8], opened: io::Result<Fd>) {
-        if !self.connection.awaits_file() {
-            return;
-        }
-        let examined = opened.and_then(|fd| Entry::examine(fd, name, server.moment()));
-        match examined {
-            Ok(Found::File(entry)) => {
-                let mut cache = server.cache.borrow_mut();
-                cache.insert(&self.path, Rc::clone(&entry));
-                drop(cache);
-                self.answer(Answer::File(&entry));
-            }
-            Ok(Found::Directory) if !self.names_directory() => {
+    fn opened(self, server: &Rc<Shared>, name: Vec<u8>, opened: io::Result<Fd>) {
+        match examine(server, &name, None, opened) {
+            Ok(Found::File(entry)) => self.found(server, name, entry),
+            Ok(Found::Directory(_)) if !self.names_directory() => {
                 let target = directory_target(&self.path, self.query.as_deref());
                 let location = format!("Location: {target}\r\n");
                 self.answer(Answer::Status(Status::MOVED_PERMANENTLY, &location));
             }
-            Ok(Found::Directory | Found::Other) => self.refuse(Status::NOT_FOUND),
-            Err(error) => {
-                let status = Status::of(&error);
-                if status.code >= 500 {
-                    let name = String::from_utf8_lossy(name);
-                    log::error!("{name:?} can't be opened: {error}");
-                }
-                self.refuse(status);
-            }
+            Ok(Found::Directory(_) | Found::Other) => self.not_found(server),
+            Err(error) => match self.failed(&name, &error) {
+                Status::NOT_FOUND => self.not_found(server),
+                status => self.refuse(status),
+            },
         }
+    }
+
+    /// A file for the path as it was asked for.
+    fn found(self, server: &Rc<Shared>, name: Vec<u8>, entry: Rc<Entry>) {
+        if server.options.site.precompressed {
+            self.open_codings(server, name, entry, &Coding::ALL, vec![]);
+        } else {
+            self.complete(server, &entry);
+        }
+    }
+
+    /// Opens the file's compressed forms, one after the other. One that can't be opened is as one
+    /// that isn't there.
+    fn open_codings(
+        self,
+        server: &Rc<Shared>,
+        name: Vec<u8>,
+        entry: Rc<Entry>,
+        left: &'static [Coding],
+        mut found: Vec<Coded>,
+    ) {
+        let Some((&coding, left)) = left.split_first() else {
+            entry.set_codings(found);
+            return self.complete(server, &entry);
+        };
+        let compressed = [&name, coding.suffix().as_bytes()].concat();
+        self.open_name(server, compressed, move |pending, server, _, opened| {
+            if let Ok(Found::File(form)) = examine(server, &name, Some(coding), opened) {
+                found.push((coding, form));
+            }
+            pending.open_codings(server, name, entry, left, found);
+        });
+    }
+
+    fn complete(self, server: &Rc<Shared>, entry: &Rc<Entry>) {
+        let mut cache = server.cache.borrow_mut();
+        cache.insert(&self.path, Rc::clone(entry));
+        drop(cache);
+        self.answer(Answer::File(entry));
+    }
+
+    /// There is no file for the path.
+    fn not_found(self, server: &Rc<Shared>) {
+        if !self.names_directory() || !server.options.site.list {
+            return self.fall_back(server);
+        }
+        let name = match &self.path[..] {
+            b"" => b".".to_vec(),
+            path => path.to_vec(),
+        };
+        self.open_name(server, name, |pending, server, name, opened| match examine(
+            server, &name, None, opened,
+        ) {
+            Ok(Found::Directory(directory)) => pending.list(server, directory),
+            Ok(_) => pending.fall_back(server),
+            Err(error) => match pending.failed(&name, &error) {
+                Status::NOT_FOUND => pending.fall_back(server),
+                status => pending.refuse(status),
+            },
+        });
+    }
+
+    fn list(self, server: &Rc<Shared>, directory: Fd) {
+        let under_way = server.listings.get();
+        if under_way >= MAX_LISTINGS {
+            return self.answer(Answer::Status(Status::UNAVAILABLE, "Retry-After: 1\r\n"));
+        }
+        server.listings.set(under_way + 1);
+        let request = listing::Request {
+            path: self.path.clone(),
+            hidden: server.options.site.hidden,
+            form: self.form,
+            sorting: Sorting::asked(self.query.as_deref()),
+        };
+        let work = move |root: &Fd| listing::make(root, &directory, &request);
+        let shared = Rc::clone(server);
+        server.work(work, move |made| {
+            shared.listings.set(shared.listings.get() - 1);
+            if !self.connection.awaits_file() {
+                return;
+            }
+            match made {
+                Ok(page) => self.answer(Answer::Listing(page)),
+                Err(error) => {
+                    let status = self.failed(&self.path, &error);
+                    self.refuse(status);
+                }
+            }
+        });
+    }
+
+    /// Answers with the site's fallback, where it has one for such a path.
+    fn fall_back(mut self, server: &Rc<Shared>) {
+        let fallback = server.options.site.fallback.as_ref();
+        let fits = |file: &&Vec<u8>| !path::last(&self.path).contains(&b'.') && **file != self.path;
+        let Some(file) = fallback.filter(fits) else {
+            return self.refuse(Status::NOT_FOUND);
+        };
+        self.path.clone_from(file);
+        let cached = server.cache.borrow_mut().get(file, server.moment());
+        if let Some(entry) = cached {
+            return self.answer(Answer::File(&entry));
+        }
+        self.open_name(
+            server,
+            file.clone(),
+            |pending, server, name, opened| match examine(server, &name, None, opened) {
+                Ok(Found::File(entry)) => pending.found(server, name, entry),
+                Ok(_) => pending.refuse(Status::NOT_FOUND),
+                Err(error) => {
+                    let status = pending.failed(&name, &error);
+                    pending.refuse(status);
+                }
+            },
+        );
+    }
+
+    /// What to answer where something can't be opened.
+    fn failed(&self, name: &[u8], error: &io::Error) -> Status {
+        let status = Status::of(error);
+        if status.code >= 500 {
+            let name = String::from_utf8_lossy(name);
+            log::error!("{name:?} can't be opened: {error}");
+        }
+        status
     }
 
     fn refuse(self, status: Status) {
@@ -79,4 +216,13 @@ impl Pending {
         let connection = self.connection;
         connection.resume(&self.transport, self.wanted, answer);
     }
+}
+
+fn examine(
+    server: &Shared,
+    path: &[u8],
+    coding: Option<Coding>,
+    opened: io::Result<Fd>,
+) -> io::Result<Found> {
+    Entry::examine(opened?, path, coding, &server.options.site, server.moment())
 }

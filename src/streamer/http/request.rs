@@ -6,6 +6,7 @@ use httparse::{Header, Status as Progress};
 
 use super::body::Body;
 use super::choice::{Conditions, IfRange};
+use super::coding::Accepted;
 use super::date;
 use super::host;
 use super::range::Ranges;
@@ -53,6 +54,7 @@ pub(crate) struct Wanted {
     pub(crate) persistence: Persistence,
     /// Something of the client's may be unread when the response is sent.
     pub(crate) linger: bool,
+    pub(crate) accepted: Accepted,
     /// `None` for the usual request, which makes none.
     pub(crate) conditions: Option<Box<Conditions>>,
 }
@@ -68,6 +70,9 @@ impl Wanted {
 pub(crate) struct Request<'a> {
     pub(crate) method: Method,
     pub(crate) target: &'a [u8],
+    /// `Accept` and `Accept-Encoding`, which not all servers care about.
+    pub(crate) accept: Option<&'a [u8]>,
+    pub(crate) accept_encoding: Option<&'a [u8]>,
     pub(crate) wanted: Wanted,
     /// What follows it, to be read away. [`Wanted::closes`] where it is not worth that.
     pub(crate) body: Body,
@@ -110,10 +115,15 @@ pub(crate) fn parse(input: &[u8]) -> Parsed<'_> {
                 _ => Method::Unknown,
             };
             let version = request.version.unwrap_or_default();
-            match read_fields(method, version, request.headers) {
+            let mut fields = Fields::default();
+            let mut headers = request.headers.iter();
+            let read = headers.try_for_each(|h| fields.take(method, h.name, h.value));
+            match read.and_then(|()| understand(method, version, &mut fields)) {
                 Ok((wanted, body)) => Parsed::Complete(Request {
                     method,
                     target: target.as_bytes(),
+                    accept: fields.accept,
+                    accept_encoding: fields.accept_encoding,
                     wanted,
                     body,
                     len,
@@ -166,7 +176,9 @@ fn ends_lines_with_crlf(head: &[u8], headers: &[Header<'_>]) -> bool {
 
 /// The fields that matter here.
 #[derive(Default)]
-struct Fields {
+struct Fields<'a> {
+    accept: Option<&'a [u8]>,
+    accept_encoding: Option<&'a [u8]>,
     close: bool,
     keep: bool,
     /// `100-continue`, or something else.
@@ -189,12 +201,12 @@ enum Coding {
     Endless,
 }
 
-impl Fields {
+impl<'a> Fields<'a> {
     fn conditions(&mut self) -> &mut Conditions {
         self.conditions.get_or_insert_default()
     }
 
-    fn take(&mut self, method: Method, name: &str, value: &[u8]) -> Result<(), Status> {
+    fn take(&mut self, method: Method, name: &str, value: &'a [u8]) -> Result<(), Status> {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
         // By length first: most fields are none of these.
         match name.len() {
@@ -214,6 +226,12 @@ impl Fields {
             6 if is("expect") => {
                 self.expects = true;
                 self.expects_else |= !value.eq_ignore_ascii_case(b"100-continue");
+            }
+            // In several lines they would be one list; who sends it so gets what all get.
+            6 if is("accept") => self.accept = Some(value).filter(|_| self.accept.is_none()),
+            15 if is("accept-encoding") => {
+                let one = self.accept_encoding.is_none();
+                self.accept_encoding = Some(if one { value } else { b"" });
             }
             8 if is("if-range") => {
                 let twice = self.conditions().if_range.is_some();
@@ -267,16 +285,12 @@ impl Fields {
     }
 }
 
-/// Reads the header fields that matter here, and the body's length.
-fn read_fields(
+/// Makes of the fields what is wanted, and finds the body's length.
+fn understand(
     method: Method,
     version: u8,
-    headers: &[Header<'_>],
+    fields: &mut Fields<'_>,
 ) -> Result<(Wanted, Body), Status> {
-    let mut fields = Fields::default();
-    for Header { name, value } in headers {
-        fields.take(method, name, value)?;
-    }
     if fields.hosts > 1 || (fields.hosts == 0 && version == 1) {
         return Err(Status::BAD_REQUEST);
     }
@@ -298,7 +312,8 @@ fn read_fields(
         head: method == Method::Head,
         persistence,
         linger: false,
-        conditions: fields.conditions,
+        accepted: Accepted::default(),
+        conditions: fields.conditions.take(),
     };
     Ok((wanted, body))
 }

@@ -1,5 +1,6 @@
 //! What goes out on a connection: from a request to writes and sends, in their order.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -9,9 +10,11 @@ use crate::{RouteChoice, SendOptions, SendOutcome, Source, Transport};
 
 use super::body::Body;
 use super::cache::Entry;
-use super::choice::Choice;
+use super::choice::{Choice, Current};
+use super::coding::Accepted;
 use super::connection::{Connection, MAX_WRITTEN, Phase};
 use super::head::{Head, Plain};
+use super::listing::{Form, Page};
 use super::multipart::Multipart;
 use super::path::{normalize, split_target};
 use super::pending::Pending;
@@ -21,12 +24,12 @@ use super::status::Status;
 /// Files from this size on report their progress, which keeps a slow client from seeming stalled.
 const LARGE: u64 = 256 << 10;
 
-const ALLOW: &str = "Allow: GET, HEAD, OPTIONS\r\n";
-
 /// What an opening brought.
 pub(crate) enum Answer<'a> {
     /// A file.
-    File(&'a Entry),
+    File(&'a Rc<Entry>),
+    /// What a directory holds.
+    Listing(Page),
     /// None: the status to say so, and fields of its own.
     Status(Status, &'a str),
 }
@@ -41,24 +44,32 @@ impl Connection {
             state.body = request.body;
             state.since = self.server.tick();
         }
+        let site = &self.server.options.site;
         let status = match request.method {
             Method::Options => {
-                return self.plain(transport, Status::NO_CONTENT, ALLOW, &wanted);
+                return self.plain(transport, Status::NO_CONTENT, site.options(), &wanted);
             }
             Method::NotAllowed => {
-                return self.plain(transport, Status::METHOD_NOT_ALLOWED, ALLOW, &wanted);
+                let status = Status::METHOD_NOT_ALLOWED;
+                return self.plain(transport, status, site.options(), &wanted);
             }
             Method::Unknown => Status::NOT_IMPLEMENTED,
             _ if matches!(request.body, Body::Length(n) if n > MAX_BODY) => {
                 Status::CONTENT_TOO_LARGE
             }
-            Method::Get | Method::Head => match self.file(transport, request.target, wanted) {
-                None => return,
-                Some((status, refused)) => {
-                    wanted = refused;
-                    status
+            Method::Get | Method::Head => {
+                if site.precompressed {
+                    let header = request.accept_encoding.unwrap_or_default();
+                    wanted.accepted = Accepted::parse(header);
                 }
-            },
+                match self.file(transport, request.target, request.accept, wanted) {
+                    None => return,
+                    Some((status, refused)) => {
+                        wanted = refused;
+                        status
+                    }
+                }
+            }
         };
         self.plain(transport, status, "", &wanted);
     }
@@ -69,6 +80,7 @@ impl Connection {
         self: &Rc<Self>,
         transport: &Transport,
         target: &[u8],
+        accept: Option<&[u8]>,
         wanted: Wanted,
     ) -> Option<(Status, Wanted)> {
         let named = split_target(target).and_then(|(path, query)| Ok((normalize(path)?, query)));
@@ -76,6 +88,10 @@ impl Connection {
             Ok(named) => named,
             Err(status) => return Some((status, wanted)),
         };
+        // A path in which no name begins with a dot was taken as it is.
+        if matches!(&path, Cow::Owned(path) if self.server.options.site.hides(path)) {
+            return Some((Status::NOT_FOUND, wanted));
+        }
         let moment = self.server.moment();
         let entry = self.server.cache.borrow_mut().get(&path, moment);
         if let Some(entry) = entry {
@@ -89,13 +105,15 @@ impl Connection {
             wanted,
             path: path.into_owned(),
             query: query.map(<[u8]>::to_vec),
+            form: Form::accepted(accept),
         };
         pending.open(&self.server);
         None
     }
 
     /// Queues the response with, or about, a file.
-    fn respond(self: &Rc<Self>, transport: &Transport, entry: &Entry, wanted: &Wanted) {
+    fn respond(self: &Rc<Self>, transport: &Transport, entry: &Rc<Entry>, wanted: &Wanted) {
+        let entry = entry.best(&wanted.accepted);
         let moment = self.server.moment();
         let size = entry.size();
         let choice = match &wanted.conditions {
@@ -290,9 +308,47 @@ impl Connection {
             head,
             persistence,
         };
-        let text = self.server.with_date(|date| plain.build(date));
+        let site = &self.server.options.site;
+        let (text, bytes) = self.server.with_date(|date| plain.build(site, date));
         self.write(transport, text);
-        self.finished(status, 0);
+        self.finished(status, bytes as u64);
+    }
+
+    /// Answers with what a directory holds. A part of that is never sent: it is not the same from one
+    /// request to the next.
+    fn listing(&self, transport: &Transport, page: Page, wanted: &Wanted) {
+        let current = Current {
+            size: page.body.len() as u64,
+            modified: None,
+            tag: None,
+            second: 0,
+        };
+        let conditions = wanted.conditions.as_ref();
+        match conditions.map(|conditions| conditions.choose(&current)) {
+            Some(Choice::NotModified) => {
+                let fields = page.cached_fields;
+                return self.plain(transport, Status::NOT_MODIFIED, fields, wanted);
+            }
+            Some(Choice::PreconditionFailed) => {
+                return self.plain(transport, Status::PRECONDITION_FAILED, "", wanted);
+            }
+            _ => {}
+        }
+        let head = self.server.with_date(|date| {
+            Head::new(Status::OK, date)
+                .fields(page.fields)
+                .fields(page.cached_fields)
+                .fields(self.server.options.site.always())
+                .field("Content-Length", format_args!("{}", page.body.len()))
+                .end(wanted.persistence)
+        });
+        self.write(transport, head.freeze());
+        let bytes = if wanted.head { 0 } else { page.body.len() };
+        if !wanted.head {
+            self.write(transport, page.body);
+        }
+        self.finished(Status::OK, bytes as u64);
+        self.responded(transport, wanted);
     }
 
     fn write(&self, transport: &Transport, text: Bytes) {
@@ -345,6 +401,7 @@ impl Connection {
         }
         match found {
             Answer::File(entry) => self.respond(transport, entry, &wanted),
+            Answer::Listing(page) => self.listing(transport, page, &wanted),
             Answer::Status(status, fields) => self.plain(transport, status, fields, &wanted),
         }
         if self.state.borrow().phase == Phase::Open {
