@@ -1,4 +1,4 @@
-//! The transport's calls as futures: [`SendFuture`], [`Drain`]. They are the callbacks' other end,
+//! The transport's calls as futures: [`SendFuture`], [`ReceiveFuture`], [`Drain`]. They are the callbacks' other end,
 //! and run on any executor whose thread also runs the proactor: [`Proactor::block_on`], or another
 //! runtime that the proactor is embedded in.
 //!
@@ -13,7 +13,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use crate::oneshot::{self, Receiver};
+use crate::receive::{ReceiveError, ReceiveHandle, ReceiveOptions, ReceiveOutcome};
 use crate::send::{End, SendError, SendHandle, SendOptions, SendOutcome};
+use crate::sink::Sink;
 use crate::source::Source;
 use crate::transport::Transport;
 
@@ -42,6 +44,24 @@ impl Transport {
         let data = data.into();
         let options = SendOptions::new().write_weight(data.len());
         self.send_file_async(Source::bytes(data), options)
+    }
+
+    /// As [`receive_file`](Transport::receive_file), with a future in the callback's place. The
+    /// receive is queued by this call, not by the first poll.
+    ///
+    /// Dropping the future cancels the receive; see [`ReceiveFuture`].
+    pub fn receive_file_async(
+        &self,
+        sink: impl Into<Sink>,
+        options: ReceiveOptions,
+    ) -> ReceiveFuture {
+        let (sender, receiver) = oneshot::channel();
+        let handle = self.receive_file(sink, options, move |_, outcome| sender.send(outcome));
+        ReceiveFuture {
+            handle,
+            receiver,
+            over: false,
+        }
     }
 
     /// Waits until more may be written: ready at once unless more is queued than the high write
@@ -127,6 +147,79 @@ impl fmt::Debug for SendFuture {
     }
 }
 
+/// A receive under way: made by [`Transport::receive_file_async`]. Ready with the count when all was
+/// received, else with the error, which has the count too.
+///
+/// Dropped before it is ready, it cancels the receive, as [`ReceiveHandle::cancel`] does: what
+/// arrived and is not in the file by then comes to the protocol, and the connection stays usable.
+#[must_use = "dropping it cancels the receive"]
+pub struct ReceiveFuture {
+    handle: ReceiveHandle,
+    receiver: Receiver<ReceiveOutcome>,
+    over: bool,
+}
+
+impl ReceiveFuture {
+    /// Cancels the receive; the future is ready soon after, with [`End::Cancelled`] and the count,
+    /// or with success if that came first.
+    pub fn cancel(&self) {
+        self.handle.cancel();
+    }
+
+    /// For cancelling from elsewhere.
+    pub fn handle(&self) -> ReceiveHandle {
+        self.handle.clone()
+    }
+
+    /// Waits for all there is to know of the receive's end, rather than for a result.
+    pub async fn outcome(mut self) -> ReceiveOutcome {
+        std::future::poll_fn(|cx| self.poll_outcome(cx)).await
+    }
+
+    fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<ReceiveOutcome> {
+        self.receiver.poll(cx).map(|outcome| {
+            self.over = true;
+            outcome.unwrap_or_else(|| ReceiveOutcome {
+                received: 0,
+                end: End::Closing,
+                routes: crate::route::Routes::NONE,
+                error: Some(gone()),
+            })
+        })
+    }
+}
+
+impl Future for ReceiveFuture {
+    type Output = Result<u64, ReceiveError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_outcome(cx).map(ReceiveOutcome::into_result)
+    }
+}
+
+impl Drop for ReceiveFuture {
+    fn drop(&mut self) {
+        if !self.over {
+            self.handle.cancel();
+        }
+    }
+}
+
+impl fmt::Debug for ReceiveFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReceiveFuture")
+            .field("over", &self.over)
+            .finish_non_exhaustive()
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::NotConnected,
+        "the proactor is gone, so that nothing more can be moved",
+    )
+}
+
 impl SendOutcome {
     /// That of a send whose proactor is gone before it could be told of.
     pub(crate) fn abandoned() -> SendOutcome {
@@ -134,10 +227,7 @@ impl SendOutcome {
             sent: 0,
             end: End::Closing,
             routes: crate::route::Routes::NONE,
-            error: Some(io::Error::new(
-                io::ErrorKind::NotConnected,
-                "the proactor is gone, so that nothing can be sent",
-            )),
+            error: Some(gone()),
         }
     }
 

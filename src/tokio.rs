@@ -1,7 +1,7 @@
-//! Files over tokio's sockets: a [`FileSender`](crate::FileSender) beside the runtime, or a proactor
+//! Files over tokio's sockets: a [`FileSender`] beside the runtime, or a proactor
 //! inside it.
 //!
-//! A [`FileSender`] takes whatever is [`AsFd`](std::os::fd::AsFd): `TcpStream`, `UnixStream`,
+//! A [`FileSender`] takes whatever is [`AsFd`]: `TcpStream`, `UnixStream`,
 //! `pipe::Sender`, a split stream's half by its `as_ref()`; `std::fs::File` and `tokio::fs::File`.
 //!
 //! - **Multi-thread runtime**: [`FileSender::spawn`] starts a thread that runs the proactor. A

@@ -84,6 +84,7 @@ impl Conn {
         let mut state = self.state.borrow_mut();
         let id = state.next_id;
         state.next_id += 1;
+        self.shared.stats.borrow_mut().sends += 1;
         let mut file = Box::new(FileSend::new(id, source.kind, options, self.route, on_sent));
         let open = matches!(state.phase, Phase::Open)
             && state.write_end == WriteEnd::None

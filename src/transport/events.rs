@@ -147,6 +147,9 @@ impl Conn {
             });
         }
         let outcome = file.outcome();
+        self.shared.stats.borrow_mut().ends.add(outcome.end);
+        let (bytes, error) = (outcome.sent, outcome.error.as_ref());
+        file.span.end(bytes, outcome.end, outcome.routes, error);
         let broken = match &outcome.error {
             Some(e) if file.breaks_connection() => Some(copy_error(e)),
             _ => None,
@@ -193,6 +196,9 @@ impl Conn {
             });
         }
         let outcome = receive.outcome();
+        self.shared.stats.borrow_mut().ends.add(outcome.end);
+        let (bytes, error) = (outcome.received, outcome.error.as_ref());
+        receive.span.end(bytes, outcome.end, outcome.routes, error);
         if let Some(on_received) = receive.on_received.take() {
             self.guard(|| on_received(transport, outcome));
         }

@@ -14,6 +14,7 @@ use crate::route::{
 };
 use crate::send::{End, Progress, SendOptions, SendOutcome};
 use crate::source::Kind;
+use crate::span::Span;
 
 pub(crate) type OnSent = Box<dyn FnOnce(&Transport, SendOutcome)>;
 
@@ -95,6 +96,7 @@ pub(crate) struct FileSend {
     pub(crate) refused: bool,
     pub(crate) no_pipe: bool,
     pub(crate) routes: Routes,
+    pub(crate) span: Span,
     pub(crate) pacing: Option<Pacing>,
     pub(crate) deadline: Option<Token>,
     pub(crate) progress: Option<Progress>,
@@ -136,6 +138,7 @@ impl FileSend {
             refused: false,
             no_pipe: false,
             routes: Routes::NONE,
+            span: Span::send(id),
             pacing: options.rate.map(|rate| Pacing::new(rate, proactor::now())),
             deadline: None,
             progress: options.progress,

@@ -25,6 +25,7 @@ pub(crate) use conn::Conn;
 use conn::Medium;
 pub(crate) use file::error_of;
 pub(crate) use reading::Ceded;
+pub(crate) use shared::Shared;
 
 use crate::protocol::Protocol;
 use crate::receive::{ReceiveHandle, ReceiveOptions, ReceiveOutcome};

@@ -131,8 +131,10 @@ impl Queue {
     }
 
     /// The kernel took `n` of the gathered bytes. Entries that are over by that leave the queue;
-    /// the sends among them go to `over`.
-    pub(crate) fn consume(&mut self, mut n: usize, mut over: impl FnMut(Box<FileSend>)) {
+    /// the sends among them go to `over`. Returns how many of the bytes were written ones; the rest
+    /// are of files.
+    pub(crate) fn consume(&mut self, mut n: usize, mut over: impl FnMut(Box<FileSend>)) -> usize {
+        let before = self.data;
         while let Some(entry) = self.entries.front_mut() {
             let done = match entry {
                 Entry::Data(data) => {
@@ -163,6 +165,7 @@ impl Queue {
             }
         }
         debug_assert_eq!(n, 0, "more was sent than was gathered");
+        before - self.data
     }
 
     /// The operation is over: what it did not send waits again.

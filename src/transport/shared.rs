@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use proactor::{Attachment, BackendKind, Proactor};
 
 use super::conn::Conn;
+use crate::stats::TransportStats;
 
 pub(crate) struct Shared {
     pub(crate) backend: BackendKind,
@@ -15,6 +16,8 @@ pub(crate) struct Shared {
     pub(super) pipes: bool,
     /// Operations of many bytes under way.
     pub(super) large: Cell<usize>,
+    /// What is counted; the connections are in the register.
+    pub(super) stats: RefCell<TransportStats>,
     buffers: RefCell<Vec<BytesMut>>,
     conns: RefCell<Vec<Option<Rc<Conn>>>>,
     free: RefCell<Vec<usize>>,
@@ -32,10 +35,18 @@ impl Shared {
             backend: proactor.backend(),
             pipes: proactor.stats().pipes_limit > 0,
             large: Cell::new(0),
+            stats: RefCell::default(),
             buffers: RefCell::default(),
             conns: RefCell::default(),
             free: RefCell::default(),
         })
+    }
+
+    pub(crate) fn stats(&self) -> TransportStats {
+        let connections = self.conns.borrow().len() - self.free.borrow().len();
+        let mut stats = *self.stats.borrow();
+        stats.connections = connections;
+        stats
     }
 
     /// An empty buffer with [`Shared::BUFFER`] bytes of room.

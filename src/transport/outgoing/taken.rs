@@ -94,10 +94,13 @@ impl Conn {
     /// So many of the gathered bytes have been taken; the sends that are over by that end.
     fn consume(&self, state: &mut State, n: usize) {
         let State { queue, events, .. } = state;
-        queue.consume(n, |file| {
+        let written = queue.consume(n, |file| {
             let end = file.verdict().unwrap_or(End::Complete);
             self.finish(events, file, end);
         });
+        let mut stats = self.shared.stats.borrow_mut();
+        stats.written += written as u64;
+        stats.sent.add(Route::Copy, (n - written) as u64);
         queue.ungather();
     }
 
@@ -134,6 +137,8 @@ impl Conn {
             file.took(completion.transferred);
             if completion.transferred > 0 {
                 file.routes.insert(Route::Copy);
+                let mut stats = self.shared.stats.borrow_mut();
+                stats.sent.add(Route::Copy, completion.transferred);
             }
             if left > 0
                 && let Body::Stream { chunk, .. } | Body::Reader { chunk, .. } = &mut file.body
@@ -178,6 +183,8 @@ impl Conn {
         file.took(completion.transferred);
         if completion.transferred > 0 {
             file.routes.insert(route);
+            let mut stats = self.shared.stats.borrow_mut();
+            stats.sent.add(route, completion.transferred);
         }
         // A drain in the middle of a piece is held back for the next, which may not come.
         let whole = matches!(
@@ -199,6 +206,7 @@ impl Conn {
             Ok(Output::Forwarded(ForwardEnd::SourceFailed(e))) => file.native_failed(e, first),
             Ok(Output::Forwarded(ForwardEnd::TargetFailed(e))) => self.peer_gone(state, e),
             Ok(Output::Sent(SendFileEnd::NoPipe)) => {
+                self.shared.stats.borrow_mut().no_pipe += 1;
                 let stuck = file.no_pipe;
                 file.no_pipe = true;
                 if stuck && !self.shared.pipes {
@@ -211,6 +219,7 @@ impl Conn {
             }
             Ok(Output::Sent(SendFileEnd::SourceFailed(e))) => {
                 file.native_failed(e, first);
+                self.shared.stats.borrow_mut().refused += u64::from(file.refused);
             }
             Ok(Output::Sent(SendFileEnd::SocketFailed(e))) => self.peer_gone(state, e),
             Ok(_) => file.no_pipe = false,

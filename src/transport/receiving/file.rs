@@ -14,6 +14,7 @@ use crate::route::{
 };
 use crate::send::{End, Progress};
 use crate::sink::Sink;
+use crate::span::Span;
 use crate::transport::Transport;
 use crate::transport::reading::Received;
 
@@ -49,6 +50,7 @@ pub(crate) struct FileReceive {
     sync: FileSync,
     choice: RouteChoice,
     pub(super) routes: Routes,
+    pub(crate) span: Span,
     pacing: Option<Pacing>,
     pub(super) deadline: Option<Token>,
     pub(crate) progress: Option<Progress>,
@@ -81,6 +83,7 @@ impl FileReceive {
             sync: options.sync,
             choice: options.route,
             routes: Routes::NONE,
+            span: Span::receive(id),
             pacing: options.rate.map(|rate| Pacing::new(rate, proactor::now())),
             deadline: None,
             progress: options.progress,

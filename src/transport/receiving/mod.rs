@@ -83,6 +83,7 @@ impl Conn {
         let mut state = self.state.borrow_mut();
         let id = state.next_id;
         state.next_id += 1;
+        self.shared.stats.borrow_mut().receives += 1;
         let mut receive = Box::new(FileReceive::new(id, sink, options, on_received));
         if !matches!(state.phase, Phase::Open) {
             receive.close(End::Closing);
@@ -370,16 +371,25 @@ impl Conn {
         receive.wrote(completion.transferred);
         if completion.transferred > 0 {
             receive.routes.insert(route);
+            let mut stats = self.shared.stats.borrow_mut();
+            stats.received.add(route, completion.transferred);
             receive.no_pipe = false;
         }
         match completion.result {
             Ok(Output::Forwarded(end)) => match end {
                 ForwardEnd::Complete | ForwardEnd::Some => {}
                 ForwardEnd::EndOfStream => state.reading.end_here(),
-                ForwardEnd::NoPipe => receive.no_pipe = true,
-                ForwardEnd::TargetFailed(e) => receive.native_failed(e),
+                ForwardEnd::NoPipe => {
+                    receive.no_pipe = true;
+                    self.shared.stats.borrow_mut().no_pipe += 1;
+                }
+                ForwardEnd::TargetFailed(e) => {
+                    receive.native_failed(e);
+                    self.shared.stats.borrow_mut().refused += u64::from(receive.refused);
+                }
                 ForwardEnd::SourceFailed(e) if is_refusal(&e, false) && !receive.refused => {
                     receive.refused = true;
+                    self.shared.stats.borrow_mut().refused += 1;
                 }
                 ForwardEnd::SourceFailed(e) => self.peer_gone(state, e),
             },
@@ -404,6 +414,7 @@ impl Conn {
         receive.wrote(n);
         if n > 0 {
             receive.routes.insert(Route::Copy);
+            self.shared.stats.borrow_mut().received.add(Route::Copy, n);
         }
         match completion.result {
             Ok(_) if n == 0 => receive.failure = Some(io::ErrorKind::WriteZero.into()),
