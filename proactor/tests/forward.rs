@@ -17,6 +17,7 @@ on_both_backends! {
     what_follows_stays_in_the_stream,
     until_the_end,
     the_head_goes_first,
+    a_head_waits_for_no_source,
     at_the_position,
     files_that_refuse,
     files_that_can_t_grow,
@@ -182,6 +183,28 @@ fn the_head_goes_first(builder: Builder) {
         op.method = method;
         complete(call(&proactor, Op::Forward(op)), 2);
         assert_eq!(read_file(&target), b"abhello world");
+    }
+}
+
+fn a_head_waits_for_no_source(builder: Builder) {
+    let proactor = builder.build().unwrap();
+    for method in METHODS {
+        let (socket, _peer) = connected(Wire::Tcp);
+        // The source is known to have nothing.
+        let op = Op::Recv {
+            socket: socket.clone(),
+            buf: bytes::BytesMut::with_capacity(10),
+        };
+        let receiving = start(&proactor, op);
+        run_idle(&proactor);
+        proactor.cancel(receiving.token);
+        end(&proactor, &receiving);
+        let target = file(&[]);
+        let mut op = forward(&socket, &target, Some(0), 0);
+        op.head = Bytes::from_static(b"alone").into();
+        op.method = method;
+        complete(call(&proactor, Op::Forward(op)), 5);
+        assert_eq!(read_file(&target), b"alone");
     }
 }
 

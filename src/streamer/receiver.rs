@@ -1,23 +1,19 @@
 //! Receives one file over one connection, as [`frame`] says.
 
 use std::cell::RefCell;
-use std::ffi::OsString;
-use std::fs::{self, File, Permissions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
-use tempfile::NamedTempFile;
-
-use crate::proactor::{
-    Address, Callback, Completion, Fd, Handle, Op, Output, Proactor, SendBuf, Token,
+use crate::proactor::{Address, Callback, Fd, Handle, Op, Proactor, Token};
+use crate::{
+    End, FileSync, Listener, Protocol, ReceiveHandle, ReceiveOptions, ReceiveOutcome, Replacement,
+    Sink, Transport, TransportOptions,
 };
-use crate::{Listener, Protocol, Transport, TransportOptions};
 
-use super::frame;
+use super::{frame, worker};
 
 /// How to [`receive`].
 #[derive(Default)]
@@ -67,9 +63,6 @@ impl Receiving {
 
 type Done = Box<dyn FnOnce(io::Result<Received>)>;
 
-/// Bytes are written to the file in pieces of this size.
-const PIECE: usize = 1 << 20;
-
 /// How long, after a failure, the sender may take to notice.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -86,19 +79,17 @@ struct State {
     /// The time limit's timer.
     deadline: Option<(Handle, Token)>,
     started: Instant,
-    temporary: Option<NamedTempFile>,
-    file: Fd,
+    /// Where the bytes go until the file is whole.
+    replacement: Option<Replacement>,
     /// What was promised.
     length: Option<u64>,
-    /// Received of the file's bytes.
+    /// The header's beginning.
+    header: Vec<u8>,
+    receive: Option<ReceiveHandle>,
+    /// Bytes in the file.
     received: u64,
-    /// Written of them.
-    written: u64,
-    /// The header's beginning; then bytes to be written.
-    buffer: BytesMut,
-    /// The buffer of the write before, for the next one.
-    spare: BytesMut,
-    writing: bool,
+    /// All of them are there.
+    whole: bool,
     /// The file is being put in its place.
     placing: bool,
     /// What became of it; the sender is being told.
@@ -108,8 +99,8 @@ struct State {
 /// Waits on a listening socket for one sender (see [`send`](super::send)) and puts its file at
 /// `target`, in place of what is there. `done` is called once, from the loop.
 ///
-/// The bytes go to a temporary file beside the target, which is renamed when all of them are
-/// there and on the disk, and removed if they never are.
+/// The bytes go to a file without a name ([`Replacement`]), which takes the target's place when all
+/// of them are there and on the disk.
 ///
 /// # Errors
 /// `IsADirectory`, or `AlreadyExists` where the target is a device or the like; those of making
@@ -129,8 +120,10 @@ pub fn receive(
         }
         _ => {}
     }
-    let temporary = temporary_beside(target)?;
-    let file = Fd::from(temporary.as_file().try_clone()?);
+    let replacement = Replacement::of(target).map_err(|e| match e.kind() {
+        io::ErrorKind::InvalidInput => io::ErrorKind::IsADirectory.into(),
+        _ => e,
+    })?;
     let timeout = options.timeout;
     let job = Rc::new(Job {
         target: target.to_owned(),
@@ -141,14 +134,12 @@ pub fn receive(
             done: Some(Box::new(done)),
             deadline: None,
             started: Instant::now(),
-            temporary: Some(temporary),
-            file,
+            replacement: Some(replacement),
             length: None,
+            header: Vec::new(),
+            receive: None,
             received: 0,
-            written: 0,
-            buffer: BytesMut::new(),
-            spare: BytesMut::new(),
-            writing: false,
+            whole: false,
             placing: false,
             result: None,
         }),
@@ -174,31 +165,6 @@ pub fn receive(
     }
     job.state.borrow_mut().listener = Some(listener);
     Ok(Receiving { job })
-}
-
-fn directory_of(target: &Path) -> &Path {
-    match target.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
-
-fn temporary_beside(target: &Path) -> io::Result<NamedTempFile> {
-    let Some(name) = target.file_name() else {
-        return Err(io::ErrorKind::IsADirectory.into());
-    };
-    let mut prefix = OsString::from(".");
-    // The random part and the suffix are to fit into a name as well.
-    if name.len() <= 200 {
-        prefix.push(name);
-        prefix.push(".");
-    }
-    tempfile::Builder::new()
-        .prefix(&prefix)
-        .suffix(".part")
-        // As any new file's: the umask takes its share.
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(directory_of(target))
 }
 
 struct Link(Rc<Job>);
@@ -238,162 +204,117 @@ impl Job {
         }
     }
 
+    /// The header arrives, or what there should not be.
     fn received(self: &Rc<Self>, transport: &Transport, data: &[u8]) {
         let mut state = self.state.borrow_mut();
-        if state.is_over() {
+        if state.is_over() || state.placing {
             return;
         }
-        let length = match state.length {
-            Some(length) => {
-                state.buffer.extend_from_slice(data);
-                state.received += data.len() as u64;
-                length
-            }
-            None => {
-                state.buffer.extend_from_slice(data);
-                match frame::parse_header(&state.buffer) {
-                    Ok(None) => return,
-                    Ok(Some((length, end))) => {
-                        state.buffer.advance(end);
-                        state.length = Some(length);
-                        state.received = state.buffer.len() as u64;
-                        length
-                    }
-                    Err(what) => {
-                        drop(state);
-                        return self.fail(io::Error::new(io::ErrorKind::InvalidData, what));
-                    }
-                }
+        if let Some(length) = state.length {
+            drop(state);
+            return self.too_much(length);
+        }
+        state.header.extend_from_slice(data);
+        let (length, end) = match frame::parse_header(&state.header) {
+            Ok(None) => return,
+            Ok(Some(header)) => header,
+            Err(what) => {
+                drop(state);
+                return self.fail(io::Error::new(io::ErrorKind::InvalidData, what));
             }
         };
-        if state.received > length {
-            drop(state);
-            let what = format!("the sender sent more than the {length} bytes it promised");
-            return self.fail(io::Error::new(io::ErrorKind::InvalidData, what));
-        }
-        let received = state.received;
-        let progress = state.options.progress.take();
-        let pause = state.writing && state.buffer.len() >= PIECE;
+        state.length = Some(length);
+        let prefix = std::mem::take(&mut state.header).split_off(end);
+        let Some(file) = state.replacement.as_ref().map(|new| new.file().clone()) else {
+            return;
+        };
+        let sync = match state.options.no_sync {
+            true => FileSync::None,
+            false => FileSync::All,
+        };
         drop(state);
-        if let Some(mut progress) = progress {
+        if prefix.len() as u64 > length {
+            return self.too_much(length);
+        }
+        let job = Rc::clone(self);
+        let options = ReceiveOptions::new()
+            .prefix(prefix)
+            .sync(sync)
+            .progress(move |_, received| job.progress(received, length));
+        let job = Rc::clone(self);
+        let receive = transport.receive_file(
+            Sink::file(file, ..length),
+            options,
+            move |transport, outcome| job.arrived(transport, length, outcome),
+        );
+        self.state.borrow_mut().receive = Some(receive);
+    }
+
+    fn too_much(&self, length: u64) {
+        let what = format!("the sender sent more than the {length} bytes it promised");
+        self.fail(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+
+    fn progress(&self, received: u64, length: u64) {
+        let told = {
+            let mut state = self.state.borrow_mut();
+            state.received = received;
+            state.options.progress.take()
+        };
+        if let Some(mut progress) = told {
             progress(received, length);
             self.state.borrow_mut().options.progress = Some(progress);
         }
-        if pause {
-            transport.pause_reading();
-        }
-        self.advance(transport);
     }
 
-    /// Starts the next write, or, when all is written, puts the file in its place.
-    fn advance(self: &Rc<Self>, transport: &Transport) {
-        let mut state = self.state.borrow_mut();
-        if state.is_over() || state.writing || state.placing {
-            return;
-        }
-        let Some(length) = state.length else { return };
-        let all = state.received == length;
-        if state.buffer.len() >= PIECE || (all && !state.buffer.is_empty()) {
-            let spare = std::mem::take(&mut state.spare);
-            let buf = std::mem::replace(&mut state.buffer, spare);
-            state.writing = true;
-            let file = state.file.clone();
-            let offset = state.written;
-            drop(state);
-            self.write(transport, file, buf, offset);
-            transport.resume_reading();
-        } else if all && state.written == length {
-            state.placing = true;
-            let temporary = state.temporary.take();
-            let sync = !state.options.no_sync;
-            drop(state);
-            if let Some(temporary) = temporary {
-                self.place(transport, temporary, sync);
-            }
-        }
-    }
-
-    fn write(self: &Rc<Self>, transport: &Transport, file: Fd, buf: BytesMut, offset: u64) {
-        let job = Rc::clone(self);
-        let of = transport.clone();
-        let write = Op::Write {
-            file,
-            buf: SendBuf::Owned(buf),
-            offset: Some(offset),
-        };
-        let callback = Callback::once(move |_, completion| job.written(&of, completion));
-        // Only a proactor that is going away refuses.
-        drop(transport.proactor().submit(write, callback));
-    }
-
-    fn written(self: &Rc<Self>, transport: &Transport, completion: Completion) {
-        let n = completion.transferred;
-        let written = {
-            let mut state = self.state.borrow_mut();
-            state.written += n;
-            state.written
-        };
-        match (completion.result, completion.op) {
-            (Err(error), _) => self.fail(io::Error::new(
+    /// The receive is over.
+    fn arrived(self: &Rc<Self>, transport: &Transport, length: u64, outcome: ReceiveOutcome) {
+        self.state.borrow_mut().received = outcome.received;
+        match (outcome.end, outcome.error) {
+            (End::Failed, Some(error)) => self.fail(io::Error::new(
                 error.kind(),
                 format!("cannot write to {}: {error}", self.target.display()),
             )),
-            (Ok(_), Some(Op::Write { mut buf, file, .. })) => {
-                buf.advance(usize::try_from(n).unwrap_or(usize::MAX).min(buf.len()));
-                match buf {
-                    SendBuf::Owned(buf) if !buf.is_empty() => {
-                        if n == 0 {
-                            return self.fail(io::ErrorKind::WriteZero.into());
-                        }
-                        self.write(transport, file, buf, written);
-                    }
-                    SendBuf::Owned(mut buf) => {
-                        buf.clear();
-                        let mut state = self.state.borrow_mut();
-                        state.writing = false;
-                        state.spare = buf;
-                        drop(state);
-                        self.advance(transport);
-                    }
-                    SendBuf::Shared(_) => {}
-                }
+            // The end itself is told by `eof_received` or `connection_lost`.
+            (_, Some(_)) => {}
+            (_, None) => {
+                self.state.borrow_mut().whole = outcome.received == length;
+                // What came at once behind the file is told of first.
+                let (job, of) = (Rc::clone(self), transport.clone());
+                let place = Callback::once(move |_, _| job.place(&of));
+                drop(transport.proactor().submit(Op::Nop, place));
             }
-            (Ok(_), _) => self.fail(io::Error::other("a write came back without its buffer")),
         }
     }
 
-    /// Makes the file durable and renames it, on a worker; then tells the sender.
-    fn place(self: &Rc<Self>, transport: &Transport, temporary: NamedTempFile, sync: bool) {
-        let target = self.target.clone();
-        let work = move || {
-            if sync {
-                temporary.as_file().sync_all()?;
+    /// Puts the file in its place, on a worker; then tells the sender.
+    fn place(self: &Rc<Self>, transport: &Transport) {
+        let (replacement, sync) = {
+            let mut state = self.state.borrow_mut();
+            if state.is_over() {
+                return;
             }
-            // Dropped with the error, the temporary file is removed.
-            temporary.persist(&target).map_err(|e| e.error)?;
-            if sync {
-                File::open(directory_of(&target))?.sync_all()?;
-            }
-            Ok(Box::new(()) as Box<dyn std::any::Any + Send>)
+            state.placing = true;
+            (state.replacement.take(), !state.options.no_sync)
         };
-        let job = Rc::clone(self);
-        let of = transport.clone();
-        let callback = Callback::once(move |_, completion| match completion.result {
-            Ok(Output::Worked(_)) => job.placed(&of),
-            Ok(_) => job.misplaced(&io::Error::other("it was not done")),
-            Err(error) => job.misplaced(&error),
-        });
-        drop(
-            transport
-                .proactor()
-                .submit(Op::Work(Box::new(work)), callback),
+        let Some(replacement) = replacement else {
+            return;
+        };
+        let (job, of) = (Rc::clone(self), transport.clone());
+        worker::run(
+            &transport.proactor(),
+            move || replacement.replace(sync),
+            move |placed| match placed {
+                Ok(_) => job.placed(&of),
+                Err(error) => job.misplaced(&error),
+            },
         );
     }
 
     fn placed(&self, transport: &Transport) {
         let (bytes, time) = {
             let state = self.state.borrow();
-            (state.written, state.started.elapsed())
+            (state.received, state.started.elapsed())
         };
         let told = {
             let mut state = self.state.borrow_mut();
@@ -416,7 +337,7 @@ impl Job {
             let state = self.state.borrow();
             let received = state.received;
             match state.length {
-                Some(length) if received == length => return,
+                Some(_) if state.whole => return,
                 Some(length) => format!("the sender ended after {received} of {length} bytes"),
                 None => "the sender ended before it said what it sends".to_owned(),
             }
@@ -435,7 +356,7 @@ impl Job {
 
     /// Gives up: removes what was received, tells the sender and waits for it to have noticed.
     fn fail(&self, error: io::Error) {
-        let (transport, temporary, answer) = {
+        let (transport, replacement, receive, answer) = {
             let mut state = self.state.borrow_mut();
             // A file that is being put in its place arrives, whoever gives up now.
             if state.is_over() || state.placing {
@@ -444,10 +365,13 @@ impl Job {
             let answer = frame::refusal(&error.to_string());
             state.result = Some(Err(error));
             state.listener = None;
-            state.buffer = BytesMut::new();
-            (state.transport.clone(), state.temporary.take(), answer)
+            let (replacement, receive) = (state.replacement.take(), state.receive.take());
+            (state.transport.clone(), replacement, receive, answer)
         };
-        drop(temporary);
+        drop(replacement);
+        if let Some(receive) = receive {
+            receive.cancel();
+        }
         let told = match &transport {
             Some(transport) => transport.write(answer).and_then(|()| transport.write_eof()),
             None => Err(io::ErrorKind::NotConnected.into()),
@@ -455,7 +379,6 @@ impl Job {
         match transport {
             // What it still sends is thrown away, or else the reset would overtake the answer.
             Some(transport) if told.is_ok() => {
-                transport.resume_reading();
                 let at = Instant::now() + LINGER;
                 let of = transport.clone();
                 let callback = Callback::once(move |_, _| of.abort());

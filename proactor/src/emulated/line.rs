@@ -253,6 +253,10 @@ impl Emulated {
                 flight.wait = Wait::Home;
                 self.mark_stalled(token);
                 if let Some(home) = home {
+                    // Those that are not ready are not run.
+                    if let Some(state) = self.poller.side(home) {
+                        state.ready = true;
+                    }
                     self.schedule(home);
                 }
             }

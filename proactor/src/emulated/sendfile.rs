@@ -51,7 +51,11 @@ impl Emulated {
         };
         let (fd, direction) = home(&transfer);
         let registration = self.poller.find(fd);
-        let free = registration.is_none_or(|r| r.side(direction).is_free());
+        // What has its head to write needs no source that is ready: a fill will tell.
+        let free = registration.is_none_or(|r| {
+            let side = r.side(direction);
+            side.is_free() || (direction == Direction::Read && side.waiters.is_empty())
+        });
         // A socket that takes nothing now gets no pipe, and no worker.
         let tried = free.then(|| self.drive(cx, &mut transfer));
         let body = Body::Transfer(Box::new(transfer));
