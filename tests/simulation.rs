@@ -44,6 +44,10 @@ fn seeds_hold() {
         None => 2000,
     });
     let start = Instant::now();
+    let most = match number("SPLICEPORT_STOP") {
+        Some(_) => 1,
+        None => 10,
+    };
     let verbose = number("SPLICEPORT_VERBOSE").is_some();
     let mut failed = Vec::new();
     for seed in from..from + seeds {
@@ -61,7 +65,7 @@ fn seeds_hold() {
                 eprintln!("    {problem}");
             }
             failed.push(seed);
-            if failed.len() >= 10 {
+            if failed.len() >= most {
                 break;
             }
         }

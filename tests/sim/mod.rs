@@ -8,6 +8,8 @@ pub mod model;
 pub mod program;
 pub mod run;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use spliceport::proactor::sim::{Conditions, Simulation};
 use spliceport::proactor::{BackendChoice, Proactor};
 
@@ -36,19 +38,12 @@ pub fn run(seed: u64, record: bool) -> Result {
     if record {
         simulation.record();
     }
-    let proactor = Proactor::builder()
-        .backend(backend(seed))
-        .pipes(program.pipes)
-        .pipe_size(program.pipe_size)
-        .entries(program.entries)
-        .recv_buffers(program.recv_buffers.0, program.recv_buffers.1)
-        .build()
-        .unwrap();
-    let connection = run::local(&program);
-    let run = run::Run::new(&program, proactor, connection, Some(&simulation), seed);
-    let report = run.finish(&program);
-    let mut problems = model::check(&program, &report, simulation.faults());
-    drop(report);
+    let run = || simulate(&program, &simulation, seed);
+    let mut problems = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+        vec![format!("a panic: {}", text.unwrap_or_default())]
+    });
     let after = open_descriptors();
     if after != before {
         problems.push(format!("{before} descriptors before, {after} after"));
@@ -58,6 +53,21 @@ pub fn run(seed: u64, record: bool) -> Result {
         digest: simulation.digest(),
         trace: simulation.trace(),
     }
+}
+
+fn simulate(program: &Program, simulation: &Simulation, seed: u64) -> Vec<String> {
+    let proactor = Proactor::builder()
+        .backend(backend(seed))
+        .pipes(program.pipes)
+        .pipe_size(program.pipe_size)
+        .entries(program.entries)
+        .recv_buffers(program.recv_buffers.0, program.recv_buffers.1)
+        .build()
+        .unwrap();
+    let connection = run::local(program);
+    let run = run::Run::new(program, proactor, connection, Some(simulation), seed);
+    let report = run.finish(program);
+    model::check(program, &report, simulation.faults())
 }
 
 fn open_descriptors() -> usize {

@@ -622,7 +622,7 @@ impl<'a> Run<'a> {
         };
         while idle < if self.simulation.is_some() { 40 } else { 15 } {
             turns += 1;
-            if turns > 20_000 {
+            if turns > 200_000 {
                 return self.log.problem("it never comes to rest");
             }
             let before = self.progress();
