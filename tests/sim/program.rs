@@ -98,6 +98,8 @@ pub struct Program {
     pub appetite: Appetite,
     /// The write side is kept after the peer's end.
     pub half_open: bool,
+    /// The protocol pauses its reading whenever something arrives.
+    pub pauses: bool,
     /// The protocol reads from the start.
     pub reading: bool,
     pub limits: Option<(usize, usize)>,
@@ -129,6 +131,7 @@ impl Program {
                 Appetite::None,
             ]),
             half_open: rng.chance(600),
+            pauses: rng.chance(300),
             reading: rng.chance(850),
             limits: rng.chance(300).then(|| {
                 let high = rng.length(200_000);
@@ -141,6 +144,33 @@ impl Program {
             actions,
         }
     }
+}
+
+impl Program {
+    /// The program of a seed with what is determinate alone: however the kernel decides, and
+    /// whatever it is, the same bytes arrive, and each send ends in the same way.
+    pub fn determinate(seed: u64) -> Program {
+        let mut program = Program::from_seed(seed);
+        program.pipe = false;
+        program.appetite = Appetite::Eager;
+        program.actions.retain_mut(is_determinate);
+        program
+    }
+}
+
+fn is_determinate(action: &mut Action) -> bool {
+    if let Action::Send(plan) = action {
+        plan.timeout = None;
+        plan.rate = None;
+        // What a callback queues comes behind whatever is queued by then.
+        plan.then.clear();
+        // Of a source that is fed nobody knows when.
+        return plan.from != From::SlowPipe;
+    }
+    matches!(
+        action,
+        Action::Write(_) | Action::WriteVectored(_) | Action::Turns(_) | Action::WriteEof
+    )
 }
 
 fn action(rng: &mut Rng, violent: bool, outermost: bool) -> Action {
@@ -202,6 +232,7 @@ fn send(rng: &mut Rng, violent: bool, outermost: bool) -> SendPlan {
         From::BadReader,
         From::Bytes,
         From::Pipe,
+        From::SlowPipe,
         From::SlowPipe,
         From::Socket,
     ]);

@@ -20,6 +20,9 @@ use spliceport::{
 use super::content::{Outside, content, source};
 use super::program::{Action, Appetite, Program, SendPlan};
 
+/// More bytes than any program sends.
+const ENDLESS: usize = 64 << 20;
+
 /// Something that the user was told.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Note {
@@ -84,6 +87,8 @@ pub struct Log {
     in_call: Cell<bool>,
     pub reading: Cell<bool>,
     half_open: bool,
+    /// It pauses its reading whenever something arrives.
+    pauses: bool,
     pub closed: Cell<bool>,
     pub aborted: Cell<bool>,
     pub eof_asked: Cell<bool>,
@@ -331,6 +336,10 @@ impl Protocol for User {
             }
             self.0.note(Note::Data(data.len()));
             self.0.received.borrow_mut().extend_from_slice(data);
+            if self.0.pauses {
+                transport.pause_reading();
+                self.0.reading.set(false);
+            }
         });
     }
 
@@ -417,6 +426,7 @@ impl<'a> Run<'a> {
     ) -> Run<'a> {
         let log = Rc::new(Log {
             half_open: program.half_open,
+            pauses: program.pauses,
             reading: Cell::new(program.reading),
             ..Log::default()
         });
@@ -622,7 +632,7 @@ impl<'a> Run<'a> {
         };
         while idle < if self.simulation.is_some() { 40 } else { 15 } {
             turns += 1;
-            if turns > 200_000 {
+            if turns > 200_000 || self.report.arrived.len() > ENDLESS {
                 return self.log.problem("it never comes to rest");
             }
             let before = self.progress();
@@ -660,6 +670,19 @@ impl<'a> Run<'a> {
             self.log.problem(format!(
                 "{queued} bytes are queued, and writing is not paused"
             ));
+        }
+        // Just below what is queued a limit pauses, and at it it does not.
+        if queued > 1 && !self.log.paused.get() {
+            for high in [queued - 1, queued] {
+                self.log.act(&Action::Limits(Some(high), None));
+                self.quieten(|_| {});
+                let over = transport.write_buffer_size() > high;
+                if over && !self.log.paused.get() && !transport.is_closing() {
+                    self.log.problem(format!(
+                        "{queued} bytes are queued above {high}, and writing is not paused"
+                    ));
+                }
+            }
         }
         if let Some(simulation) = self.simulation
             && simulation.is_corked(&self.socket)
@@ -740,7 +763,7 @@ impl<'a> Run<'a> {
                 0
             };
             let stuck = match self.simulation {
-                Some(_) => idle > 400 || turns > 200_000,
+                Some(_) => idle > 400 || turns > 200_000 || self.report.arrived.len() > ENDLESS,
                 None => start.elapsed() > Duration::from_secs(20),
             };
             if stuck {
@@ -804,4 +827,13 @@ pub fn local(program: &Program) -> (Fd, Peer) {
         spliceport::proactor::net::set_buffer_sizes(&ours, Some(size), None).unwrap();
     }
     (ours, Peer::Socket(peer))
+}
+
+/// A connection over TCP.
+pub fn tcp() -> (Fd, Peer) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    peer.set_nonblocking(true).unwrap();
+    let (ours, _) = listener.accept().unwrap();
+    (Fd::new(OwnedFd::from(ours)), Peer::Tcp(peer))
 }
