@@ -671,6 +671,13 @@ impl<'a> Run<'a> {
                 "{queued} bytes are queued, and writing is not paused"
             ));
         }
+        let received = self.log.received.borrow().len();
+        if self.log.reading.get() && !transport.is_closing() && received < self.report.peer_sent {
+            self.log.problem(format!(
+                "{received} of {} bytes were received",
+                self.report.peer_sent
+            ));
+        }
         // Just below what is queued a limit pauses, and at it it does not.
         if queued > 1 && !self.log.paused.get() {
             for high in [queued - 1, queued] {
@@ -738,8 +745,16 @@ impl<'a> Run<'a> {
         let unread = std::mem::replace(&mut self.socket, Fd::new(io::pipe().unwrap().0));
         drop(unread);
         self.drop_proactor();
-        // The peer sees the end now.
+        // The peer sees the end now; on a real kernel, soon.
+        let start = Instant::now();
         self.peer_reads(usize::MAX);
+        while self.simulation.is_none()
+            && !self.report.arrived_all
+            && start.elapsed() < Duration::from_secs(20)
+        {
+            std::thread::yield_now();
+            self.peer_reads(usize::MAX);
+        }
         self.report.proactor_dropped |= !self.log.lost.get();
         self.peer = Peer::Closed;
     }
