@@ -723,7 +723,7 @@ impl<'a> Run<'a> {
                 // Only the peer can end it: the writing end tells of that.
                 self.peer_closes();
                 self.until_lost();
-            } else if !self.log.half_open && self.log.reading.get() {
+            } else if !self.log.half_open && !self.log.pauses && self.log.reading.get() {
                 self.peer_shuts();
                 self.until_lost();
             } else {
