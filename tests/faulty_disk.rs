@@ -14,7 +14,7 @@ use spliceport::proactor::Proactor;
 use spliceport::{End, Route, RouteChoice, SendOptions, Source};
 
 /// More than a pipe holds, and no multiple of a page.
-const LEN: u64 = 2_500_000;
+const LEN: u64 = 1_300_001;
 const PAGE: u64 = 4096;
 
 /// What a kernel says which does not splice, or not from here to there.

@@ -24,7 +24,9 @@ fn mount() -> Option<(Stuck, tempfile::TempDir)> {
             Some((stuck, dir))
         }
         Err(e) => {
-            eprintln!("not run: a FUSE file system can't be mounted here (it takes root): {e}");
+            not_run(format_args!(
+                "a FUSE file system can't be mounted here (it takes root): {e}"
+            ));
             None
         }
     }

@@ -12,7 +12,7 @@ use fuser::{
     Request,
 };
 
-use super::contents;
+use super::{contents, not_run};
 
 /// One file, and what is wrong with it. Its bytes are [`contents`].
 #[derive(Clone, Debug)]
@@ -83,7 +83,9 @@ impl FaultyDisk {
                 _session: session,
             }),
             Err(e) => {
-                eprintln!("not run: a FUSE file system can't be mounted here (it takes root): {e}");
+                not_run(format_args!(
+                    "a FUSE file system can't be mounted here (it takes root): {e}"
+                ));
                 None
             }
         }

@@ -106,7 +106,7 @@ pub fn is_root(what: &str) -> bool {
     // SAFETY: takes nothing and can't fail.
     let root = unsafe { libc::geteuid() } == 0;
     if !root {
-        eprintln!("not run: {what} takes root");
+        super::not_run(format_args!("{what} takes root"));
     }
     root
 }
@@ -157,4 +157,46 @@ pub fn discard(from: &impl std::os::fd::AsRawFd, len: u64) -> std::io::Result<u6
         }
     };
     u64::try_from(n).map_err(|_| std::io::Error::last_os_error())
+}
+
+/// Has a signal counted and nothing else: the calls that it interrupts are not restarted. For a
+/// process of its own.
+pub fn count_signal(signal: i32, counter: &'static std::sync::atomic::AtomicUsize) {
+    use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+    static COUNTER: AtomicPtr<AtomicUsize> = AtomicPtr::new(std::ptr::null_mut());
+    extern "C" fn count(_: i32) {
+        // SAFETY: set below, before there is a handler, to what lives for ever.
+        let counter = unsafe { &*COUNTER.load(Ordering::Relaxed) };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+    COUNTER.store((&raw const *counter).cast_mut(), Ordering::SeqCst);
+    // SAFETY: the handler does nothing that a signal handler may not do; `sa_flags` of 0 restarts
+    // no call.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = count as extern "C" fn(i32) as usize;
+        assert_eq!(
+            libc::sigaction(signal, &raw const action, std::ptr::null_mut()),
+            0
+        );
+    }
+}
+
+/// Lets a signal do what it does by default. For a process of its own.
+pub fn default_signal(signal: i32) {
+    // SAFETY: no handler of ours is involved.
+    let before = unsafe { libc::signal(signal, libc::SIG_DFL) };
+    assert_ne!(before, libc::SIG_ERR);
+}
+
+pub fn this_thread() -> libc::pthread_t {
+    // SAFETY: takes nothing and can't fail.
+    unsafe { libc::pthread_self() }
+}
+
+/// Sends a signal to a thread, which must not have ended.
+pub fn signal_thread(thread: libc::pthread_t, signal: i32) {
+    // SAFETY: the caller keeps the thread from ending.
+    let result = unsafe { libc::pthread_kill(thread, signal) };
+    assert_eq!(result, 0);
 }

@@ -184,6 +184,12 @@ pub fn path() -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
+/// Says what can't be shown here, and why: past the test harness, which keeps to itself what a test
+/// prints that passes.
+pub fn not_run(why: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "not run: {why}");
+}
+
 /// What a peer received, compared with what it ought to have.
 #[track_caller]
 pub fn assert_same(got: &[u8], expected: &[u8]) {
@@ -401,6 +407,14 @@ impl Outcome {
         let cell = self.cell.borrow();
         let outcome = cell.as_ref().expect("it has ended");
         outcome.error.as_ref().map(io::Error::kind)
+    }
+
+    /// The system's number of its error.
+    #[track_caller]
+    pub fn errno(&self) -> Option<i32> {
+        let cell = self.cell.borrow();
+        let outcome = cell.as_ref().expect("it has ended");
+        outcome.error.as_ref().and_then(io::Error::raw_os_error)
     }
 
     #[track_caller]

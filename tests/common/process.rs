@@ -1,7 +1,7 @@
 //! Cases that change what belongs to the process (limits, users, signals) run in one of their own:
 //! the test program once more, with this case alone.
 
-use std::io::Read;
+use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -73,6 +73,6 @@ pub fn alone(path: &str, backend: BackendChoice, case: fn(BackendChoice)) {
     assert!(status.is_some_and(|s| s.success()), "{status:?}: {said}");
     // What can't be shown here is said, not passed over.
     for line in said.lines().filter(|line| line.starts_with("not run")) {
-        eprintln!("{line}");
+        let _ = writeln!(std::io::stderr(), "{line}");
     }
 }
