@@ -153,6 +153,99 @@ on_both_backends! {
         }
     }
 
+    fn c12b_what_a_pipe_held_reaches_no_other(proactor: Proactor) {
+        let choice = match proactor.backend() {
+            BackendKind::Ring => BackendChoice::Ring,
+            BackendKind::Emulated => BackendChoice::Emulated,
+        };
+        drop(proactor);
+        // One pipe for all, and each takes it with another's bytes just thrown out of it.
+        let proactor = Proactor::builder().backend(choice).pipes(1).build().unwrap();
+        let poison = Fd::from(file(LEN));
+        for route in ROUTES {
+            for fate in 0..3 {
+                let (ours, peer) = tight_tcp();
+                let (transport, record) = over(&proactor, ours);
+                let bad = send(&transport, poison.clone(), by(route));
+                run_a_while(&proactor);
+                match fate {
+                    0 => bad.handle.cancel(),
+                    1 => transport.abort(),
+                    _ => drop(peer),
+                }
+                run_until(&proactor, "the end", || record.is_lost());
+                assert!(!matches!(bad.end(), End::Complete | End::EndOfFile));
+                let source = Source::file(file(700_000), 7..);
+                let (outcome, body) = sandwich(&proactor, tcp(), source, route);
+                outcome.succeed(&proactor, 699_993);
+                assert_same(&body, &contents(7, 699_993));
+            }
+        }
+        assert_eq!(proactor.stats().pipes_leased, 0);
+    }
+
+    fn c12d_the_outcome_says_what_became_of_it(proactor: Proactor) {
+        for route in ROUTES {
+            for end in [
+                End::Complete,
+                End::EndOfFile,
+                End::Truncated,
+                End::Cancelled,
+                End::TimedOut,
+                End::PeerGone,
+                End::Failed,
+            ] {
+                let (ours, peer) = tight_tcp();
+                let (transport, _record) = over(&proactor, ours);
+                let len = match end {
+                    End::Cancelled | End::TimedOut | End::PeerGone => LEN,
+                    _ => 200_000,
+                };
+                let f = file(len);
+                let source = match end {
+                    End::Complete => Source::file(f, 0..len),
+                    End::Truncated => Source::file(f, 0..len + 1),
+                    End::Failed => Source::from(std::fs::File::open("/").unwrap()),
+                    _ => Source::file(f, ..),
+                };
+                let mut options = by(route).keep_connection(true);
+                if end == End::TimedOut {
+                    options = options.timeout(Duration::from_millis(60));
+                }
+                let outcome = send(&transport, source, options);
+                run_a_while(&proactor);
+                let reader = match end {
+                    End::PeerGone => {
+                        drop(peer);
+                        None
+                    }
+                    End::Cancelled | End::TimedOut => {
+                        if end == End::Cancelled {
+                            outcome.handle.cancel();
+                        }
+                        outcome.wait(&proactor);
+                        Some(read_all(peer))
+                    }
+                    _ => Some(read_all(peer)),
+                };
+                outcome.wait(&proactor);
+                assert_eq!(outcome.end(), end, "{route:?}");
+                assert_eq!(outcome.kind().is_none(), matches!(end, End::Complete | End::EndOfFile));
+                match route {
+                    _ if end == End::Failed => assert!(outcome.routes().is_empty()),
+                    RouteChoice::Force(route) => assert_eq!(outcome.routes(), [route]),
+                    RouteChoice::Auto => assert!(!outcome.routes().is_empty()),
+                }
+                transport.close();
+                if let Some(reader) = reader {
+                    // Not what is in a pipe: what the kernel took for the peer.
+                    let bytes = join(&proactor, reader);
+                    assert_eq!(bytes.len() as u64, outcome.sent(), "{route:?} {end:?}");
+                }
+            }
+        }
+    }
+
     fn c29_cancel_at_any_moment(proactor: Proactor) {
         // After each number of turns, so that each phase is met.
         for route in ROUTES {
@@ -386,6 +479,26 @@ on_both_backends! {
             let reader = read_all(peer);
             outcome.succeed(&proactor, 1_000_000);
             assert_same(&join(&proactor, reader), &contents(0, 1_000_000));
+        }
+    }
+
+    fn c32_a_file_that_is_replaced(proactor: Proactor) {
+        for route in ROUTES {
+            let name = path();
+            std::fs::write(&name, contents(0, 1_000_000)).unwrap();
+            let (ours, peer) = tight_tcp();
+            let (transport, _record) = over(&proactor, ours);
+            let outcome = send(&transport, std::fs::File::open(&name).unwrap(), by(route));
+            run_a_while(&proactor);
+            let other = path();
+            std::fs::write(&other, contents(99, 500)).unwrap();
+            std::fs::rename(&other, &name).unwrap();
+            transport.close();
+            let reader = read_all(peer);
+            // The old one goes on.
+            outcome.succeed(&proactor, 1_000_000);
+            assert_same(&join(&proactor, reader), &contents(0, 1_000_000));
+            std::fs::remove_file(name).unwrap();
         }
     }
 

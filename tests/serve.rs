@@ -13,6 +13,7 @@ use support::*;
 on_both_backends! {
     ends_idle_and_slow_connections,
     keeps_slow_readers,
+    a_killed_server_is_seen_by_its_clients,
     finishes_transfers_when_stopped,
     finishes_transfers_with_requests_behind_them_when_stopped,
     stops_at_once_on_the_second_signal,
@@ -84,6 +85,21 @@ fn sockets_of(server: &Server) -> usize {
     targets
         .filter(|target| target.to_string_lossy().starts_with("socket:"))
         .count()
+}
+
+/// Its kernel sends what it had taken, and then the end: short of what was promised.
+fn a_killed_server_is_seen_by_its_clients(backend: &str) {
+    let dir = directory(&[]);
+    let size = make_big(&dir.path().join("big"));
+    let mut server = Server::start(backend, dir.path());
+    let mut client = server.connect();
+    client.get("/big");
+    assert_eq!(client.head().length(), size);
+    client.take(10_000);
+    server.running.signal(Signal::KILL);
+    assert_eq!(server.running.end().code(), None);
+    let came = 10_000 + client.rest().len();
+    assert!(came < size, "{came} of {size} bytes");
 }
 
 fn finishes_transfers_when_stopped(backend: &str) {

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 
 use common::process::in_processes_of_their_own;
 use common::*;
-use spliceport::proactor::{BackendChoice, Fd, Proactor};
+use spliceport::proactor::{BackendChoice, BackendKind, Fd, Proactor};
 use spliceport::{End, Route, RouteChoice, SendOptions, Source};
 
 const LEN: u64 = 3_000_000;
@@ -161,6 +161,50 @@ in_processes_of_their_own! {
                 assert!(error.to_string().contains("RLIMIT_MEMLOCK"), "{error}");
             }
             all_is_well(&proactor, &file);
+        }
+    }
+
+    fn c37_what_is_not_to_be_had_and_what_has_run_out(backend: BackendChoice) {
+        if is_denied() {
+            return not_run("io_uring is denied already");
+        }
+        let io_uring = [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+        for call in io_uring {
+            for (errno, word) in [
+                (libc::EPERM, "seccomp"),
+                (libc::ENOSYS, "seccomp"),
+                (libc::ENOMEM, "RLIMIT_MEMLOCK"),
+                (libc::EMFILE, ""),
+                (libc::ENFILE, ""),
+            ] {
+                // The refusal is this thread's, for good.
+                let thread = std::thread::spawn(move || {
+                    kernel::refuse(&[call], errno);
+                    let choice = match backend {
+                        BackendChoice::Ring => BackendChoice::Auto,
+                        other => other,
+                    };
+                    let built = Proactor::builder().backend(choice).build();
+                    let exhausted = errno == libc::EMFILE || errno == libc::ENFILE;
+                    if exhausted && call == libc::SYS_io_uring_setup && choice == BackendChoice::Auto {
+                        // An error, and no other backend.
+                        assert_eq!(built.err().unwrap().raw_os_error(), Some(errno));
+                        return;
+                    }
+                    let proactor = built.unwrap();
+                    assert_eq!(proactor.backend(), BackendKind::Emulated);
+                    if choice == BackendChoice::Auto {
+                        let refused = proactor.probe().ring_refused.clone().unwrap();
+                        let setup = call == libc::SYS_io_uring_setup;
+                        assert!(!setup || refused.advice.contains(word), "{refused:?}");
+                        assert!(refused.what.contains("io_uring"), "{refused:?}");
+                    }
+                    let (outcome, body) = sandwich(&proactor, tcp(), file(70_000), RouteChoice::Auto);
+                    outcome.succeed(&proactor, 70_000);
+                    assert_same(&body, &contents(0, 70_000));
+                });
+                thread.join().unwrap();
+            }
         }
     }
 

@@ -61,3 +61,44 @@ fn c43_each_backend_tells_the_same() {
         assert_same(&ring.1, &emulated.1);
     }
 }
+
+/// How sends of all kinds end, by every route: count, end, and the error's kind.
+fn ends(backend: BackendChoice) -> Option<Vec<String>> {
+    let proactor = Proactor::builder().backend(backend).build().ok()?;
+    let mut ends = Vec::new();
+    for route in ROUTES {
+        let sources: [fn() -> Source; 9] = [
+            || Source::file(file(200_000), ..),
+            || Source::file(file(200_000), 10..300_000),
+            || Source::file(file(10), 20..),
+            || Source::file(file(10), 20..30),
+            || Source::from(File::open("/").unwrap()),
+            || Source::from(File::options().write(true).open("/dev/null").unwrap()),
+            || Source::from(File::open("/dev/null").unwrap()),
+            || Source::from(File::open("/proc/version").unwrap()),
+            || Source::reader(Cursor::new(contents(0, 100)), Some(200)),
+        ];
+        for (number, source) in sources.iter().enumerate() {
+            let (outcome, body) = sandwich(&proactor, tcp(), source(), route);
+            assert_eq!(body.len() as u64, outcome.sent());
+            let (sent, end, kind) = (outcome.sent(), outcome.end(), outcome.kind());
+            ends.push(format!("{route:?} {number}: {sent} {end:?} {kind:?}"));
+        }
+        let (ours, peer) = tight_tcp();
+        let (transport, record) = over(&proactor, ours);
+        let outcome = send(&transport, file(5_000_000), by(route));
+        run_a_while(&proactor);
+        drop(peer);
+        run_until(&proactor, "the end", || record.is_lost());
+        ends.push(format!("{route:?} peer: {:?}", outcome.end()));
+    }
+    Some(ends)
+}
+
+#[test]
+fn c38_each_backend_ends_the_same() {
+    let emulated = ends(BackendChoice::Emulated).expect("it is always there");
+    if let Some(ring) = ends(BackendChoice::Ring) {
+        assert_eq!(ring, emulated);
+    }
+}
