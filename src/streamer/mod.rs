@@ -10,6 +10,9 @@ mod server;
 mod worker;
 
 pub use http::Site;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use http::properties;
 pub use receiver::{Received, ReceiverOptions, Receiving, receive};
 pub use sender::{SenderOptions, Sending, Sent, send};
 pub use server::{Server, ServerOptions};

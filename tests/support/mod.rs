@@ -296,8 +296,8 @@ impl<S: Read + Write> Client<S> {
         let status = lines.next().unwrap_or_default();
         let code = status.strip_prefix("HTTP/1.1 ").and_then(|s| s.get(..3));
         let field = |line: &str| {
-            let (name, value) = line.split_once(": ").expect("a field");
-            (name.to_owned(), value.to_owned())
+            let (name, value) = line.split_once(':').expect("a field");
+            (name.to_owned(), value.trim_start().to_owned())
         };
         Response {
             status: code.and_then(|c| c.parse().ok()).expect("a status"),

@@ -18,6 +18,8 @@ mod moment;
 mod multipart;
 mod path;
 mod pending;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod properties;
 mod quality;
 mod range;
 mod request;
