@@ -70,7 +70,7 @@ fn document(html: &mut String, listing: &Listing, request: &Request) -> fmt::Res
 fn icons(html: &mut String) -> fmt::Result {
     html.write_str(
         "<svg width=\"0\" height=\"0\" aria-hidden=\"true\">\n\
-         <symbol id=\"dir\" viewBox=\"0 0 16 16\"><path d=\"M1 3.5A1.5 1.5 0 0 1 2.5 2h3.2l1.6 2h6.2\
+         <symbol id=\"dir\" viewBox=\"0 0 16 16\"><path fill=\"currentColor\" d=\"M1 3.5A1.5 1.5 0 0 1 2.5 2h3.2l1.6 2h6.2\
          A1.5 1.5 0 0 1 15 5.5v7a1.5 1.5 0 0 1-1.5 1.5h-11A1.5 1.5 0 0 1 1 12.5z\"/></symbol>\n\
          <symbol id=\"file\" viewBox=\"0 0 16 16\"><path fill=\"none\" stroke=\"currentColor\" \
          stroke-linejoin=\"round\" d=\"M3.5 1.5h6l3 3v10h-9zM9.5 1.5v3h3\"/></symbol>\n</svg>\n",
