@@ -20,7 +20,7 @@ pub(super) struct Args {
 
 #[derive(Subcommand, Debug)]
 pub(super) enum Command {
-    Serve(Serve),
+    Serve(Box<Serve>),
     Send(Send),
     Receive(Receive),
     Probe(Probe),
@@ -55,9 +55,27 @@ pub(super) struct Serve {
     /// How long a client may take to send the head of a request
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "15")]
     pub(super) header_timeout: Duration,
-    /// How long a client may take nothing of a response
+    /// How long a client may take nothing of a response, or send nothing of an upload
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "60")]
     pub(super) send_timeout: Duration,
+    /// Let those who know a token put files below the directory (PUT); the token is read from
+    /// --upload-token-file, or from the environment variable SPLICEPORT_UPLOAD_TOKEN
+    #[arg(long)]
+    pub(super) upload: bool,
+    /// The most bytes that an uploaded file may have; K, M and G stand for 1024 and its powers
+    #[arg(long, value_name = "BYTES", value_parser = bytes, default_value = "1G", requires = "upload")]
+    pub(super) upload_limit: u64,
+    /// The token; others on this machine can see it in the list of processes
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        requires = "upload",
+        conflicts_with = "upload_token_file"
+    )]
+    pub(super) upload_token: Option<String>,
+    /// A file whose first line is the token
+    #[arg(long, value_name = "FILE", requires = "upload")]
+    pub(super) upload_token_file: Option<PathBuf>,
     #[command(flatten)]
     pub(super) content: Content,
 }

@@ -11,7 +11,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::proactor::net::{self, ListenOptions};
 use crate::proactor::{Address, BackendChoice, BackendKind, Fd, Proactor};
-use crate::streamer::{Server, ServerOptions};
+use crate::streamer::{Server, ServerOptions, Uploads};
 
 use super::address;
 use super::args::Serve;
@@ -53,6 +53,7 @@ pub(super) fn run(args: &Serve) -> Result<(), Failure> {
             header_timeout: args.header_timeout,
             send_timeout: args.send_timeout,
             site: args.content.site()?,
+            uploads: uploads(args)?,
             ..ServerOptions::default()
         },
         stop,
@@ -104,6 +105,34 @@ pub(super) fn run(args: &Serve) -> Result<(), Failure> {
         result = result.and(ended);
     }
     result
+}
+
+/// The environment variable that may hold the token.
+const TOKEN: &str = "SPLICEPORT_UPLOAD_TOKEN";
+
+/// Who may upload, if anybody may.
+fn uploads(args: &Serve) -> Result<Option<Uploads>, Failure> {
+    if !args.upload {
+        return Ok(None);
+    }
+    let token = match (&args.upload_token, &args.upload_token_file) {
+        (Some(token), _) => token.clone(),
+        (None, Some(path)) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|e| Failure::io(format!("cannot read {}", path.display()), &e))?;
+            text.lines().next().unwrap_or_default().trim().to_owned()
+        }
+        (None, None) => std::env::var(TOKEN).map_err(|_| {
+            Failure::new(format!(
+                "uploads need a token: name a file that holds one with --upload-token-file, or \
+                 set {TOKEN}"
+            ))
+        })?,
+    };
+    let uploads = Uploads::new(args.upload_limit, &token);
+    uploads
+        .map(Some)
+        .map_err(|e| Failure::io("the upload token can't be used", &e))
 }
 
 /// Allows this process as many descriptors as it may allow itself: each connection has one, and

@@ -7,6 +7,7 @@ mod open;
 mod receiver;
 mod sender;
 mod server;
+mod uploads;
 mod worker;
 
 pub use http::Site;
@@ -16,3 +17,4 @@ pub use http::properties;
 pub use receiver::{Received, ReceiverOptions, Receiving, receive};
 pub use sender::{SenderOptions, Sending, Sent, send};
 pub use server::{Server, ServerOptions};
+pub use uploads::Uploads;

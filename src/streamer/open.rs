@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{self, Mode, OFlags};
+use rustix::fs::{self, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::proactor::{Callback, Fd, Filesystem, Handle, Op, Open, Output};
@@ -94,6 +94,28 @@ fn walk(dir: &Fd, path: &[u8]) -> io::Result<OwnedFd> {
         at = Some(step(dir, at.as_ref(), name, through)?);
     }
     step(dir, at.as_ref(), last, last_flags)
+}
+
+/// Opens the directory at `path` below `root`, or `root` itself where the path is empty, as
+/// [`open_beneath`] would. Waits for the disk.
+pub(super) fn open_directory(root: &Fd, path: &[u8]) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    if path.is_empty() {
+        return Ok(fs::openat(root, ".", flags, Mode::empty())?);
+    }
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let mut tries = TRIES;
+    loop {
+        return match fs::openat2(root, path, flags, Mode::empty(), resolve) {
+            Ok(dir) => Ok(dir),
+            Err(Errno::AGAIN) if tries > 1 => {
+                tries -= 1;
+                continue;
+            }
+            Err(Errno::NOSYS | Errno::PERM) => walk(root, &[path, b"/"].concat()),
+            Err(e) => Err(e.into()),
+        };
+    }
 }
 
 fn step(dir: &Fd, at: Option<&OwnedFd>, name: &[u8], flags: OFlags) -> io::Result<OwnedFd> {

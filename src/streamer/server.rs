@@ -15,6 +15,7 @@ use crate::{Listener, Protocol, RouteChoice, Transport, TransportOptions};
 use super::clock::Clock;
 use super::http::{Cache, Connection, DateCache, Http, Moment, Site};
 use super::open::open_beneath;
+use super::uploads::Uploads;
 use super::worker;
 
 /// How a [`Server`] serves.
@@ -27,13 +28,15 @@ pub struct ServerOptions {
     pub idle_timeout: Duration,
     /// How long a client may take to send the head of a request. Default: 15 seconds.
     pub header_timeout: Duration,
-    /// How long a client may take none of a response. Default: a minute.
+    /// How long a client may take none of a response, or send none of an upload. Default: a minute.
     pub send_timeout: Duration,
     /// How many files are kept open between requests, each for at most a second; a file and its
     /// compressed forms count as one. Default: 256.
     pub open_files: usize,
     /// What is sent besides the files as they are. Default: nothing.
     pub site: Site,
+    /// Whether files may be put below the directory, and by whom. Default: they may not.
+    pub uploads: Option<Uploads>,
 }
 
 impl Default for ServerOptions {
@@ -45,6 +48,7 @@ impl Default for ServerOptions {
             send_timeout: Duration::from_secs(60),
             open_files: 256,
             site: Site::new(),
+            uploads: None,
         }
     }
 }
@@ -186,6 +190,16 @@ impl Shared {
     ) {
         let root = self.root.clone();
         worker::run(&self.proactor, move || work(&root), done);
+    }
+
+    /// The methods that there are, as fields.
+    pub(super) fn allow(&self) -> &'static str {
+        self.options.site.options(self.options.uploads.is_some())
+    }
+
+    /// A path has another file now.
+    pub(super) fn forget(&self, path: &[u8]) {
+        self.cache.borrow_mut().forget(path);
     }
 
     /// How many bytes a peer has taken, where that can be told.

@@ -265,6 +265,15 @@ impl Cache {
         None
     }
 
+    /// What is at a path has been replaced.
+    pub(crate) fn forget(&mut self, path: &[u8]) {
+        self.entries.remove(path);
+        // It may be kept under its directory's name too.
+        if let Some(directory) = path.strip_suffix(b"index.html") {
+            self.entries.remove(directory);
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

@@ -27,8 +27,10 @@ pub(super) const MAX_WRITTEN: usize = 64 << 10;
 pub(super) enum Phase {
     /// Requests are read and answered.
     Open,
-    /// A file is being opened for the response that is due.
+    /// A file is being opened for the response that is due, or made or placed for an upload.
     Opening,
+    /// A request's body becomes a file.
+    Receiving,
     /// The last response is queued, the end of the stream behind it; what comes is thrown away.
     Lingering,
     /// Closed, but for what is queued.
@@ -152,7 +154,7 @@ impl Connection {
         let mut state = self.state.borrow_mut();
         match state.phase {
             Phase::Open => {}
-            Phase::Opening => {
+            Phase::Opening | Phase::Receiving => {
                 state.input.extend_from_slice(data);
                 drop(state);
                 return self.settle(transport);
@@ -213,6 +215,10 @@ impl Connection {
                     return data.len();
                 }
             }
+            // What follows the head of an upload is its body.
+            if self.state.borrow().phase != Phase::Open {
+                return at;
+            }
             // Empty lines before a request are no part of it, nor the beginning of one.
             at += data[at..]
                 .iter()
@@ -269,7 +275,7 @@ impl State {
     /// Whether requests that have been received are held up by those before them.
     fn waits(&self) -> bool {
         match self.phase {
-            Phase::Opening => true,
+            Phase::Opening | Phase::Receiving => true,
             Phase::Open => !self.input.is_empty() && !self.may_answer(),
             Phase::Lingering | Phase::Closing => false,
         }

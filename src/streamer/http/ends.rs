@@ -59,7 +59,7 @@ impl Connection {
         match phase {
             Phase::Open => self.end(&transport),
             // The response comes first; lingering has its own end.
-            Phase::Opening | Phase::Lingering | Phase::Closing => {}
+            Phase::Opening | Phase::Receiving | Phase::Lingering | Phase::Closing => {}
         }
     }
 
@@ -98,6 +98,7 @@ impl Connection {
             _ if state.queued > 0 || state.write_paused => over(options.send_timeout),
             Phase::Open if state.is_idle() => over(options.idle_timeout),
             Phase::Open => over(options.header_timeout),
+            Phase::Receiving => over(options.send_timeout),
             Phase::Lingering => waited > LINGER_TICKS,
             Phase::Closing => over(options.send_timeout),
         }

@@ -28,6 +28,7 @@ mod site;
 mod stamp;
 mod status;
 mod tag;
+mod upload;
 
 pub(super) use cache::Cache;
 pub(super) use connection::{Connection, Http};

@@ -12,6 +12,7 @@ use super::host;
 use super::range::Ranges;
 use super::status::Status;
 use super::tag;
+use super::upload::Put;
 
 /// The longest target, in bytes; longer ones are answered with 414.
 pub(crate) const MAX_TARGET: usize = 8 << 10;
@@ -29,6 +30,8 @@ pub(crate) enum Method {
     Head,
     /// What may be done: answered by itself.
     Options,
+    /// An upload, where that is offered.
+    Put,
     /// One that HTTP knows and this server doesn't offer: 405.
     NotAllowed,
     /// 501.
@@ -76,6 +79,8 @@ pub(crate) struct Request<'a> {
     pub(crate) wanted: Wanted,
     /// What follows it, to be read away. [`Wanted::closes`] where it is not worth that.
     pub(crate) body: Body,
+    /// What only a PUT says.
+    pub(crate) put: Option<Box<Put>>,
     /// The head's length, the empty line included.
     pub(crate) len: usize,
 }
@@ -111,7 +116,8 @@ pub(crate) fn parse(input: &[u8]) -> Parsed<'_> {
                 "GET" => Method::Get,
                 "HEAD" => Method::Head,
                 "OPTIONS" => Method::Options,
-                "POST" | "PUT" | "DELETE" | "PATCH" | "TRACE" | "CONNECT" => Method::NotAllowed,
+                "PUT" => Method::Put,
+                "POST" | "DELETE" | "PATCH" | "TRACE" | "CONNECT" => Method::NotAllowed,
                 _ => Method::Unknown,
             };
             let version = request.version.unwrap_or_default();
@@ -119,13 +125,14 @@ pub(crate) fn parse(input: &[u8]) -> Parsed<'_> {
             let mut headers = request.headers.iter();
             let read = headers.try_for_each(|h| fields.take(method, h.name, h.value));
             match read.and_then(|()| understand(method, version, &mut fields)) {
-                Ok((wanted, body)) => Parsed::Complete(Request {
+                Ok((wanted, body, put)) => Parsed::Complete(Request {
                     method,
                     target: target.as_bytes(),
                     accept: fields.accept,
                     accept_encoding: fields.accept_encoding,
                     wanted,
                     body,
+                    put,
                     len,
                 }),
                 Err(status) => Parsed::Refused(status),
@@ -189,6 +196,8 @@ struct Fields<'a> {
     coding: Option<Coding>,
     ranges: u32,
     conditions: Option<Box<Conditions>>,
+    authorization: Option<Vec<u8>>,
+    content_range: bool,
 }
 
 /// How a body is transferred.
@@ -210,6 +219,10 @@ impl<'a> Fields<'a> {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
         // By length first: most fields are none of these.
         match name.len() {
+            13 if method == Method::Put && is("authorization") => {
+                self.authorization = Some(value.to_vec());
+            }
+            13 if is("content-range") => self.content_range = true,
             4 if is("host") => {
                 self.hosts += 1;
                 if !host::is_valid(value) {
@@ -290,7 +303,7 @@ fn understand(
     method: Method,
     version: u8,
     fields: &mut Fields<'_>,
-) -> Result<(Wanted, Body), Status> {
+) -> Result<(Wanted, Body, Option<Box<Put>>), Status> {
     if fields.hosts > 1 || (fields.hosts == 0 && version == 1) {
         return Err(Status::BAD_REQUEST);
     }
@@ -299,15 +312,27 @@ fn understand(
     if fields.expects_else && version == 1 {
         return Err(Status::EXPECTATION_FAILED);
     }
-    let persistence = match version {
+    let usual = match version {
         _ if fields.close => Persistence::Close,
-        _ if matches!(body, Body::Length(n) if n > MAX_BODY) => Persistence::Close,
-        // Whether the body comes after our answer is the client's choice: it can't be told.
-        1 if fields.expects && !body.is_over() => Persistence::Close,
         1 => Persistence::Keep,
         _ if fields.keep => Persistence::KeepTold,
         _ => Persistence::Close,
     };
+    let persistence = match version {
+        _ if matches!(body, Body::Length(n) if n > MAX_BODY) => Persistence::Close,
+        // Whether the body comes after our answer is the client's choice: it can't be told.
+        1 if fields.expects && !body.is_over() => Persistence::Close,
+        _ => usual,
+    };
+    let put = (method == Method::Put).then(|| {
+        Box::new(Put {
+            length: fields.length.filter(|_| fields.coding.is_none()),
+            expects: fields.expects && version == 1,
+            authorization: fields.authorization.take(),
+            part: fields.content_range,
+            persistence: usual,
+        })
+    });
     let wanted = Wanted {
         head: method == Method::Head,
         persistence,
@@ -315,7 +340,7 @@ fn understand(
         accepted: Accepted::default(),
         conditions: fields.conditions.take(),
     };
-    Ok((wanted, body))
+    Ok((wanted, body, put))
 }
 
 /// A field that is a list may come in several lines (RFC 9110, 5.3).

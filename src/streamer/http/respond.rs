@@ -47,11 +47,19 @@ impl Connection {
         let site = &self.server.options.site;
         let status = match request.method {
             Method::Options => {
-                return self.plain(transport, Status::NO_CONTENT, site.options(), &wanted);
+                return self.plain(transport, Status::NO_CONTENT, self.server.allow(), &wanted);
             }
             Method::NotAllowed => {
-                let status = Status::METHOD_NOT_ALLOWED;
-                return self.plain(transport, status, site.options(), &wanted);
+                let allow = self.server.allow();
+                return self.plain(transport, Status::METHOD_NOT_ALLOWED, allow, &wanted);
+            }
+            Method::Put => {
+                let put = request.put.map(|put| *put);
+                let begun = put.map(|put| self.upload(transport, request.target, put, &wanted));
+                if let Some(Err((status, fields))) = begun {
+                    self.plain(transport, status, fields, &wanted);
+                }
+                return;
             }
             Method::Unknown => Status::NOT_IMPLEMENTED,
             _ if matches!(request.body, Body::Length(n) if n > MAX_BODY) => {

@@ -183,17 +183,25 @@ impl Site {
         &self.always
     }
 
-    /// Fields for who asks what may be asked.
-    pub(crate) fn options(&self) -> &'static str {
-        match self.cors {
-            false => "Allow: GET, HEAD, OPTIONS\r\n",
-            true => {
-                "Allow: GET, HEAD, OPTIONS\r\n\
-                 Access-Control-Allow-Methods: GET, HEAD, OPTIONS\r\n\
-                 Access-Control-Allow-Headers: Range, If-Range, If-Match, If-None-Match, \
-                 If-Modified-Since, If-Unmodified-Since\r\n\
-                 Access-Control-Max-Age: 86400\r\n"
-            }
+    /// Fields for who asks what may be asked; `put` where uploads are offered, which no other
+    /// origin's pages may make.
+    pub(crate) fn options(&self, put: bool) -> &'static str {
+        macro_rules! cors {
+            ($allow:literal) => {
+                concat!(
+                    $allow,
+                    "Access-Control-Allow-Methods: GET, HEAD, OPTIONS\r\n\
+                     Access-Control-Allow-Headers: Range, If-Range, If-Match, If-None-Match, \
+                     If-Modified-Since, If-Unmodified-Since\r\n\
+                     Access-Control-Max-Age: 86400\r\n"
+                )
+            };
+        }
+        match (put, self.cors) {
+            (false, false) => "Allow: GET, HEAD, OPTIONS\r\n",
+            (true, false) => "Allow: GET, HEAD, PUT, OPTIONS\r\n",
+            (false, true) => cors!("Allow: GET, HEAD, OPTIONS\r\n"),
+            (true, true) => cors!("Allow: GET, HEAD, PUT, OPTIONS\r\n"),
         }
     }
 
