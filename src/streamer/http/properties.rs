@@ -124,7 +124,7 @@ fn disjoint(parts: &[(u64, u64)], size: u64) {
     assert!(sorted.windows(2).all(|two| two[0].1 < two[1].0));
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(miri)))]
 mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
