@@ -9,6 +9,7 @@ use crate::proactor::BackendChoice;
 use crate::{Route, RouteChoice};
 
 use super::content::Content;
+use super::operation::Operation;
 
 /// Serves and sends files: header, then file, in order, over io_uring where it can be had.
 #[derive(Parser, Debug)]
@@ -30,7 +31,7 @@ pub(super) enum Command {
 ///
 /// Prints `listening on http://ADDRESS (backend NAME)` once connections are accepted. SIGINT and
 /// SIGTERM end it: connections that wait for a request are closed, transfers under way are
-/// finished; a second signal ends it at once.
+/// finished; a second signal ends it at once. SIGHUP reads the configuration file again.
 #[derive(clap::Args, Debug)]
 pub(super) struct Serve {
     /// The directory
@@ -78,6 +79,8 @@ pub(super) struct Serve {
     pub(super) upload_token_file: Option<PathBuf>,
     #[command(flatten)]
     pub(super) content: Content,
+    #[command(flatten)]
+    pub(super) operation: Operation,
 }
 
 /// Send one file to a receiver
@@ -177,7 +180,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn bytes(text: &str) -> Result<u64, String> {
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let (digits, unit) = match text.as_bytes().last() {
         Some(b'k' | b'K') => (&text[..text.len() - 1], 1 << 10),
         Some(b'm' | b'M') => (&text[..text.len() - 1], 1 << 20),

@@ -4,11 +4,13 @@ mod address;
 mod args;
 mod content;
 mod error;
+mod operation;
 mod probe;
 mod progress;
 mod receive;
 mod send;
 mod serve;
+mod settings;
 mod signals;
 
 use std::cell::RefCell;
@@ -18,27 +20,36 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use crate::proactor::net::{self, ListenOptions};
 use crate::proactor::{Address, BackendChoice, Fd, Proactor};
 
-use args::{Args, Command};
+use args::Command;
 use error::Failure;
+use settings::Refused;
 use signals::Stop;
 
 /// Runs the program with the process's arguments. The exit code is 0 for success, 1 for a
 /// failure, 2 for a wrong call.
 pub fn main() -> ExitCode {
-    let args = Args::parse();
+    let call: Vec<_> = std::env::args_os().collect();
+    let read = settings::read(&call);
     let environment = env_logger::Env::default().default_filter_or("warn");
     env_logger::Builder::from_env(environment).init();
-    let done = match &args.command {
-        Command::Serve(serve) => serve::run(serve),
+    let (args, settings) = match read {
+        Ok(read) => read,
+        // Help is no error: clap knows.
+        Err(Refused::Call(error)) => error.exit(),
+        Err(Refused::File(failure)) => return end(Err(failure)),
+    };
+    end(match &args.command {
+        Command::Serve(serve) => serve::run(serve, settings, call),
         Command::Send(send) => send::run(send),
         Command::Receive(receive) => receive::run(receive),
         Command::Probe(probe) => probe::run(probe),
-    };
+    })
+}
+
+fn end(done: Result<(), Failure>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -95,6 +106,12 @@ fn run_to_end<T>(
 
 /// The file of a Unix socket that this process listens on; removed in the end.
 struct SocketFile(PathBuf);
+
+impl SocketFile {
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {

@@ -1,11 +1,11 @@
-//! SIGINT and SIGTERM.
+//! SIGINT, SIGTERM and SIGHUP.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::proactor::{Proactor, Remote};
@@ -61,19 +61,45 @@ impl Stop {
     }
 }
 
+/// What a signal says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Told {
+    /// SIGINT or SIGTERM: to end.
+    Stop,
+    /// SIGHUP: to read and open again what may have changed.
+    HangUp,
+}
+
 /// Turns each SIGINT and SIGTERM from now on into a request to stop.
 ///
 /// # Errors
 /// Those of signal handlers and threads.
 pub(super) fn watch() -> io::Result<Stop> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    watch_these(&[SIGINT, SIGTERM], |_| {})
+}
+
+/// As [`watch`], for SIGHUP as well; `told` is called with each signal, on a thread of its own.
+///
+/// # Errors
+/// Those of signal handlers and threads.
+pub(super) fn watch_for_all(told: impl FnMut(Told) + Send + 'static) -> io::Result<Stop> {
+    watch_these(&[SIGINT, SIGTERM, SIGHUP], told)
+}
+
+fn watch_these(which: &[i32], mut told: impl FnMut(Told) + Send + 'static) -> io::Result<Stop> {
+    let mut signals = Signals::new(which)?;
     let stop = Stop::default();
     let requests = stop.clone();
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
-            for _ in signals.forever() {
-                requests.request();
+            for signal in signals.forever() {
+                if signal == SIGHUP {
+                    told(Told::HangUp);
+                } else {
+                    requests.request();
+                    told(Told::Stop);
+                }
             }
         })?;
     Ok(stop)

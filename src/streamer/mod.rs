@@ -2,6 +2,7 @@
 
 mod clock;
 mod frame;
+mod gate;
 mod http;
 mod open;
 mod receiver;
@@ -10,11 +11,12 @@ mod server;
 mod uploads;
 mod worker;
 
+pub use gate::Gate;
 pub use http::Site;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub use http::properties;
 pub use receiver::{Received, ReceiverOptions, Receiving, receive};
 pub use sender::{SenderOptions, Sending, Sent, send};
-pub use server::{Server, ServerOptions};
+pub use server::{Limits, Server, ServerOptions};
 pub use uploads::Uploads;

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::ffi::CString;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
@@ -13,7 +14,8 @@ use crate::proactor::{Address, Callback, Fd, Handle, Op, Proactor};
 use crate::{Listener, Protocol, RouteChoice, Transport, TransportOptions};
 
 use super::clock::Clock;
-use super::http::{Cache, Connection, DateCache, Http, Moment, Site};
+use super::gate::{Entry, Gate};
+use super::http::{Cache, Connection, DateCache, Http, Moment, Place, Site};
 use super::open::open_beneath;
 use super::uploads::Uploads;
 use super::worker;
@@ -24,12 +26,11 @@ use super::worker;
 pub struct ServerOptions {
     /// How files travel. Default: as the transport decides.
     pub route: RouteChoice,
-    /// How long a connection may wait between requests. Default: a minute.
-    pub idle_timeout: Duration,
-    /// How long a client may take to send the head of a request. Default: 15 seconds.
-    pub header_timeout: Duration,
-    /// How long a client may take none of a response, or send none of an upload. Default: a minute.
-    pub send_timeout: Duration,
+    /// What clients are allowed; [`Server::set_limits`] changes it.
+    pub limits: Limits,
+    /// Counts the connections of all servers that share it. One above its limit is answered with
+    /// 503 and ended. Default: no limit.
+    pub gate: Option<Arc<Gate>>,
     /// How many files are kept open between requests, each for at most a second; a file and its
     /// compressed forms count as one. Default: 256.
     pub open_files: usize,
@@ -43,12 +44,35 @@ impl Default for ServerOptions {
     fn default() -> ServerOptions {
         ServerOptions {
             route: RouteChoice::Auto,
-            idle_timeout: Duration::from_secs(60),
-            header_timeout: Duration::from_secs(15),
-            send_timeout: Duration::from_secs(60),
+            limits: Limits::default(),
+            gate: None,
             open_files: 256,
             site: Site::new(),
             uploads: None,
+        }
+    }
+}
+
+/// What a client is allowed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// How long a connection may wait between requests. Default: a minute.
+    pub idle_timeout: Duration,
+    /// How long a client may take to send the head of a request. Default: 15 seconds.
+    pub header_timeout: Duration,
+    /// How long a client may take none of a response, or send none of an upload. Default: a minute.
+    pub send_timeout: Duration,
+    /// How many bytes of files a connection gets in a second, at most. Default: no limit.
+    pub rate: Option<u64>,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            idle_timeout: Duration::from_secs(60),
+            header_timeout: Duration::from_secs(15),
+            send_timeout: Duration::from_secs(60),
+            rate: None,
         }
     }
 }
@@ -92,6 +116,7 @@ impl Server {
         }
         let shared = Rc::new(Shared {
             cache: RefCell::new(Cache::new(options.open_files)),
+            limits: Cell::new(options.limits),
             options,
             root,
             proactor: proactor.handle(),
@@ -106,7 +131,15 @@ impl Server {
         let transport = TransportOptions::default().route(shared.options.route);
         let for_each = Rc::clone(&shared);
         let factory = move |_: &Fd| {
-            let connection = Connection::new(Rc::clone(&for_each));
+            let place = match &for_each.options.gate {
+                None => Place::Free,
+                Some(gate) => match gate.enter() {
+                    Entry::Admitted(pass) => Place::Admitted(pass),
+                    Entry::TurnedAway(pass) => Place::TurnedAway(pass),
+                    Entry::Full => return None,
+                },
+            };
+            let connection = Connection::new(Rc::clone(&for_each), place);
             Some(Box::new(Http(connection)) as Box<dyn Protocol>)
         };
         let listener = Listener::from_fd(proactor, socket, transport, factory)?;
@@ -124,6 +157,12 @@ impl Server {
     /// The number of connections.
     pub fn connections(&self) -> usize {
         self.shared.connections.borrow().len()
+    }
+
+    /// Changes what clients are allowed, for connections that there are as well; a file that is being
+    /// sent keeps its rate.
+    pub fn set_limits(&self, limits: Limits) {
+        self.shared.limits.set(limits);
     }
 
     /// Ends it gracefully: no more connections are accepted, those that wait for a request are
@@ -148,7 +187,9 @@ impl Server {
 
 /// What the connections of a server share.
 pub(super) struct Shared {
+    /// As they were at the start; the limits now are [`Shared::limits`].
     pub(super) options: ServerOptions,
+    limits: Cell<Limits>,
     root: Fd,
     proactor: Handle,
     pub(super) cache: RefCell<Cache>,
@@ -167,6 +208,10 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn tick(&self) -> u32 {
         self.tick.get()
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        self.limits.get()
     }
 
     pub(super) fn moment(&self) -> Moment {

@@ -10,12 +10,14 @@ use std::rc::Rc;
 
 use bytes::{Buf, BytesMut};
 
+use crate::streamer::gate::Pass;
 use crate::streamer::server::Shared;
 use crate::{Protocol, Transport};
 
 use super::body::{Body, Lost};
 use super::ends::LINGER_BYTES;
 use super::request::{MAX_HEAD, MAX_TARGET, Parsed, parse};
+use super::status::Status;
 
 /// How many files may be under way before the next request is looked at.
 const MAX_QUEUED: usize = 16;
@@ -65,7 +67,18 @@ pub(super) struct State {
 pub(crate) struct Connection {
     pub(super) server: Rc<Shared>,
     pub(super) key: Cell<Option<usize>>,
+    place: Place,
     pub(super) state: RefCell<State>,
+}
+
+/// Whether a connection is one of those that there may be.
+pub(crate) enum Place {
+    /// They are not counted.
+    Free,
+    /// It has a place, for as long as it is there.
+    Admitted(#[expect(dead_code, reason = "it is kept, not asked")] Pass),
+    /// There are too many: it is told that, and ended.
+    TurnedAway(#[expect(dead_code, reason = "it is kept, not asked")] Pass),
 }
 
 /// A connection, as its transport knows it.
@@ -102,11 +115,12 @@ impl Protocol for Http {
 }
 
 impl Connection {
-    pub(crate) fn new(server: Rc<Shared>) -> Rc<Connection> {
+    pub(crate) fn new(server: Rc<Shared>, place: Place) -> Rc<Connection> {
         let since = server.tick();
         Rc::new(Connection {
             server,
             key: Cell::new(None),
+            place,
             state: RefCell::new(State {
                 phase: Phase::Open,
                 transport: None,
@@ -128,6 +142,10 @@ impl Connection {
         self.key.set(Some(self.server.add(Rc::clone(self))));
         if self.server.is_stopping() {
             self.close(transport);
+        } else if matches!(self.place, Place::TurnedAway(_)) {
+            // Whatever it will ask for: it need not be waited for.
+            let fields = "Retry-After: 1\r\n";
+            self.refuse(transport, Status::UNAVAILABLE, fields);
         }
     }
 
@@ -230,7 +248,7 @@ impl Connection {
             match parse(&data[at..]) {
                 Parsed::Partial => return at,
                 Parsed::Refused(status) => {
-                    self.refuse(transport, status);
+                    self.refuse(transport, status, "");
                     return data.len();
                 }
                 Parsed::Complete(request) => {

@@ -91,16 +91,16 @@ impl Connection {
     pub(crate) fn is_overdue(&self) -> bool {
         let state = self.state.borrow();
         let waited = self.server.tick().wrapping_sub(state.since);
-        let options = &self.server.options;
+        let limits = self.server.limits();
         let over = |limit: Duration| u64::from(waited) > limit.as_secs();
         match state.phase {
             Phase::Opening => false,
-            _ if state.queued > 0 || state.write_paused => over(options.send_timeout),
-            Phase::Open if state.is_idle() => over(options.idle_timeout),
-            Phase::Open => over(options.header_timeout),
-            Phase::Receiving => over(options.send_timeout),
+            _ if state.queued > 0 || state.write_paused => over(limits.send_timeout),
+            Phase::Open if state.is_idle() => over(limits.idle_timeout),
+            Phase::Open => over(limits.header_timeout),
+            Phase::Receiving => over(limits.send_timeout),
             Phase::Lingering => waited > LINGER_TICKS,
-            Phase::Closing => over(options.send_timeout),
+            Phase::Closing => over(limits.send_timeout),
         }
     }
 
@@ -117,7 +117,7 @@ impl Connection {
         match phase {
             _ if stalled => self.abort(),
             Phase::Open if idle => self.close(&transport),
-            Phase::Open => self.refuse(&transport, Status::REQUEST_TIMEOUT),
+            Phase::Open => self.refuse(&transport, Status::REQUEST_TIMEOUT, ""),
             _ => self.abort(),
         }
     }

@@ -228,6 +228,7 @@ impl Connection {
     fn may_share(&self, transport: &Transport, wanted: &Wanted) -> bool {
         let usual = !wanted.head && wanted.persistence == Persistence::Keep;
         let auto = self.server.options.route == RouteChoice::Auto;
+        let auto = auto && self.server.limits().rate.is_none();
         usual && auto && transport.write_buffer_size() < MAX_WRITTEN
     }
 
@@ -241,6 +242,9 @@ impl Connection {
     ) {
         // How much may be queued is decided here, by the number of files.
         let mut options = SendOptions::new().write_weight(0);
+        if let Some(rate) = self.server.limits().rate {
+            options = options.rate(rate);
+        }
         if part.end - part.start >= LARGE {
             let connection = Rc::clone(self);
             options = options.progress(move |_, _| {
@@ -296,9 +300,9 @@ impl Connection {
         self.responded(transport, wanted);
     }
 
-    /// Answers what can't be understood, and ends the connection.
-    pub(super) fn refuse(&self, transport: &Transport, status: Status) {
-        self.say(transport, status, "", false, Persistence::Close);
+    /// Answers what can't be understood, or taken up, and ends the connection.
+    pub(super) fn refuse(&self, transport: &Transport, status: Status, fields: &str) {
+        self.say(transport, status, fields, false, Persistence::Close);
         self.linger(transport);
     }
 

@@ -1,0 +1,265 @@
+//! `spliceport serve`: the order in which a server starts, and its end.
+//!
+//! What needs rights comes first (limits, files, sockets), then rights are given up (user, sandbox),
+//! then threads are started.
+
+mod listen;
+mod manager;
+mod sandbox;
+mod syscalls;
+mod thread;
+mod user;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::num::NonZero;
+use std::sync::{Arc, Mutex, mpsc};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::proactor::Fd;
+use crate::streamer::{Gate, Limits, ServerOptions, Uploads};
+
+use super::args::{Command, Serve};
+use super::error::Failure;
+use super::settings::{self, Refused, Settings};
+use super::signals::{self, Told};
+use thread::{Begun, Plan, ThreadHandle};
+
+/// The threads, once they have begun.
+type Threads = Arc<Mutex<Vec<ThreadHandle>>>;
+
+pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Result<(), Failure> {
+    if args.operation.print_config {
+        return print(&settings.to_toml());
+    }
+    raise_open_files();
+    let root = open_root(args)?;
+    let site = args.content.site()?;
+    let uploads = uploads(args)?;
+    let account = match &args.operation.user {
+        Some(name) => Some(user::find("--user", name)?),
+        None => None,
+    };
+    if let Some(account) = &account {
+        account.check_unprivileged()?;
+    }
+    let cpus = || std::thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = args.threads.map_or_else(cpus, usize::from);
+    let doors = listen::open(args, threads)?;
+    if let Some(account) = account {
+        account.become_it()?;
+    }
+    let needs = sandbox::Needs {
+        root: &root,
+        uploads: args.upload,
+        config: args.operation.config.as_deref(),
+        socket: doors.file.as_ref().map(super::SocketFile::path),
+    };
+    sandbox::enter(args.operation.sandbox, &needs)?;
+
+    let gate = args.operation.max_connections.map(gate_for);
+    let begun = Threads::default();
+    let reload = Reload {
+        call,
+        settings,
+        gate: gate.clone(),
+        threads: Arc::clone(&begun),
+    };
+    let stop = watch(reload).map_err(|e| Failure::io("cannot watch for signals", &e))?;
+    let plan = Plan {
+        backend: args.backend.backend,
+        root,
+        options: ServerOptions {
+            route: args.route.route,
+            limits: limits(args),
+            gate,
+            site,
+            uploads,
+            ..ServerOptions::default()
+        },
+        stop,
+        stop_timeout: args.stop_timeout,
+    };
+
+    let (ready, all_ready) = mpsc::channel();
+    let mut running = vec![];
+    for (index, socket) in doors.sockets.into_iter().enumerate() {
+        let (plan, ready) = (plan.clone(), ready.clone());
+        let spawned = std::thread::Builder::new()
+            .name(format!("serve-{index}"))
+            .spawn(move || {
+                let stop = plan.stop.clone();
+                thread::or_stop(&stop, || thread::serve(plan, socket, ready))
+            });
+        running.push(spawned.map_err(|e| Failure::io("cannot start a thread", &e))?);
+    }
+    drop(ready);
+    let mut backend = None;
+    while let Ok(Begun {
+        backend: kind,
+        thread,
+    }) = all_ready.recv()
+    {
+        // The channel ends when each thread has either said this or failed.
+        backend = Some(kind);
+        lock(&begun).push(thread);
+    }
+    if plan.stop.requests() == 0
+        && let Some(backend) = backend
+    {
+        let bound = &doors.bound;
+        print(&format!(
+            "listening on http://{bound} (backend {backend})\n"
+        ))
+        .unwrap_or_else(|e| log::warn!("{e}"));
+        manager::ready();
+    }
+    let mut result = Ok(());
+    for thread in running {
+        let ended = thread.join();
+        let ended = ended.unwrap_or_else(|_| Err(Failure::new("a thread panicked")));
+        result = result.and(ended);
+    }
+    result
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    let done = stdout.write_all(text.as_bytes());
+    done.and_then(|()| stdout.flush())
+        .map_err(|e| Failure::io("standard output can't be written to", &e))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// What can be changed while it runs.
+fn limits(args: &Serve) -> Limits {
+    Limits {
+        idle_timeout: args.idle_timeout,
+        header_timeout: args.header_timeout,
+        send_timeout: args.send_timeout,
+        rate: args.operation.rate,
+    }
+}
+
+/// The settings that [`Reload::run`] lets take effect.
+const LIVE: [&str; 6] = [
+    "idle-timeout",
+    "header-timeout",
+    "send-timeout",
+    "stop-timeout",
+    "rate",
+    "max-connections",
+];
+
+fn gate_for(connections: u32) -> Arc<Gate> {
+    Arc::new(Gate::new(connections as usize))
+}
+
+/// What a SIGHUP needs.
+struct Reload {
+    call: Vec<OsString>,
+    settings: Settings,
+    gate: Option<Arc<Gate>>,
+    threads: Threads,
+}
+
+impl Reload {
+    /// Reads the settings again, and gives the threads what can be changed. Where they can't be
+    /// read, all stays as it is.
+    fn run(&mut self) {
+        let (args, settings) = match settings::read(&self.call) {
+            Ok(read) => read,
+            Err(Refused::Call(e)) => return log::error!("the settings stay as they are: {e}"),
+            Err(Refused::File(e)) => return log::error!("the settings stay as they are: {e}"),
+        };
+        let Command::Serve(args) = args.command else {
+            return;
+        };
+        let changed = settings.changed(&self.settings);
+        let can_change = |name: &&str| {
+            let gate_stays = self.gate.is_some() && args.operation.max_connections.is_some();
+            LIVE.contains(name) && (*name != "max-connections" || gate_stays)
+        };
+        for name in changed.iter().filter(|name| !can_change(name)) {
+            log::warn!("{name} has changed: that takes effect at the next start");
+        }
+        if let (Some(gate), Some(connections)) = (&self.gate, args.operation.max_connections) {
+            gate.set_limit(connections as usize);
+        }
+        let (limits, stop_timeout) = (limits(&args), args.stop_timeout);
+        for thread in lock(&self.threads).iter() {
+            thread.tell(move |_, serving| serving.set_limits(limits, stop_timeout));
+        }
+        log::info!("the settings have been read again");
+        self.settings = settings;
+    }
+}
+
+fn watch(mut reload: Reload) -> io::Result<signals::Stop> {
+    signals::watch_for_all(move |told| match told {
+        Told::Stop => manager::stopping(),
+        Told::HangUp => {
+            manager::reloading();
+            reload.run();
+            manager::ready();
+        }
+    })
+}
+
+/// The environment variable that may hold the token.
+const TOKEN: &str = "SPLICEPORT_UPLOAD_TOKEN";
+
+/// Who may upload, if anybody may.
+fn uploads(args: &Serve) -> Result<Option<Uploads>, Failure> {
+    if !args.upload {
+        return Ok(None);
+    }
+    let token = match (&args.upload_token, &args.upload_token_file) {
+        (Some(token), _) => token.clone(),
+        (None, Some(path)) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|e| Failure::io(format!("cannot read {}", path.display()), &e))?;
+            text.lines().next().unwrap_or_default().trim().to_owned()
+        }
+        (None, None) => std::env::var(TOKEN).map_err(|_| {
+            Failure::new(format!(
+                "uploads need a token: name a file that holds one with --upload-token-file, or \
+                 set {TOKEN}"
+            ))
+        })?,
+    };
+    let uploads = Uploads::new(args.upload_limit, &token);
+    uploads
+        .map(Some)
+        .map_err(|e| Failure::io("the upload token can't be used", &e))
+}
+
+/// Allows this process as many descriptors as it may allow itself: each connection has one, and
+/// the usual soft limit of 1024 is there for programs that use select(2).
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(e) = setrlimit(Resource::Nofile, raised) {
+        log::debug!("the limit of open files stays as it is: {e}");
+    }
+}
+
+fn open_root(args: &Serve) -> Result<Fd, Failure> {
+    let path = args.directory.display();
+    let failed = |e: io::Error| Failure::io(format!("cannot open the directory {path}"), &e);
+    let root = File::open(&args.directory).map_err(failed)?;
+    if !root.metadata().map_err(failed)?.is_dir() {
+        return Err(Failure::new(format!(
+            "{path} is no directory: name the directory whose files are to be served"
+        )));
+    }
+    Ok(Fd::new(root))
+}
