@@ -166,7 +166,7 @@ fn serves_in_the_sandbox(backend: &str) {
     let ended = server.running.end();
     assert_eq!(ended.code(), Some(0), "{ended:?}");
     assert_eq!(ended.stderr, "");
-    let token = "a token that is long enough to be one";
+    let token = "a-token-of-the-test";
     let uploads = ["--sandbox", "required", "--upload", "--upload-token", token];
     let server = Server::with(backend, dir.path(), &uploads);
     let put = format!(

@@ -97,8 +97,9 @@ fn watch_these(which: &[i32], mut told: impl FnMut(Told) + Send + 'static) -> io
                 if signal == SIGHUP {
                     told(Told::HangUp);
                 } else {
-                    requests.request();
+                    // First: the process may be gone when the loops have heard it.
                     told(Told::Stop);
+                    requests.request();
                 }
             }
         })?;
