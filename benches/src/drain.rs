@@ -18,7 +18,7 @@ pub const ROLE: &str = "--drain";
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Received {
     pub bytes: u64,
-    /// Share of the time in which there was something to read: near 1, it is this side that limits.
+    /// Share of the time in which there was something to do: near 1, it is this side that limits.
     pub busy: f64,
     pub used: Used,
 }
@@ -33,7 +33,8 @@ impl Received {
     }
 }
 
-fn start(
+/// Starts to receive for a while; it finishes with what was [`Received`].
+pub fn start(
     server: &Server,
     connections: usize,
     warm: Duration,
@@ -50,20 +51,14 @@ fn start(
     Helper::start(ROLE, &args)
 }
 
-/// Receives for a while.
-pub fn run(
+/// System calls of the server for a gigabyte, from a run of its own under a load that is started for
+/// so long to warm up and so long to count.
+pub fn system_calls(
     server: &Server,
-    connections: usize,
-    warm: Duration,
-    time: Duration,
-) -> io::Result<Received> {
-    start(server, connections, warm, time)?.finish()
-}
-
-/// System calls of the server for a gigabyte, from a run of its own.
-pub fn system_calls(server: &Server, connections: usize) -> Option<f64> {
+    load: impl FnOnce(Duration, Duration) -> io::Result<Helper>,
+) -> Option<f64> {
     let (warm, time) = (Duration::from_millis(100), Duration::from_millis(450));
-    let load = start(server, connections, warm, time).ok()?;
+    let load = load(warm, time).ok()?;
     std::thread::sleep(warm + Duration::from_millis(100));
     let rate = measure::system_calls(server.id(), Duration::from_millis(200));
     let received: Received = load.finish().ok()?;
@@ -87,12 +82,21 @@ pub fn role(args: &[String]) -> io::Result<Received> {
     };
     let address = address.parse().map_err(|_| usage())?;
     let mut clients = Clients::connect(address, connections as usize)?;
-    count(&mut clients, Duration::from_millis(warm), None)?;
+    let mut discard = |clients: &Clients, index| Ok(clients.discard(index)?.unwrap_or(0));
+    let (warm, time) = (Duration::from_millis(warm), Duration::from_millis(time));
+    count(&mut clients, warm, None, &mut discard)?;
     let window = Window::open(pid as u32);
-    count(&mut clients, Duration::from_millis(time), Some(window))
+    count(&mut clients, time, Some(window), &mut discard)
 }
 
-fn count(clients: &mut Clients, time: Duration, window: Option<Window>) -> io::Result<Received> {
+/// Has each connection that is ready do its step, for a while, and adds up the bytes that the steps
+/// count.
+pub fn count(
+    clients: &mut Clients,
+    time: Duration,
+    window: Option<Window>,
+    step: &mut impl FnMut(&Clients, usize) -> io::Result<u64>,
+) -> io::Result<Received> {
     let (mut bytes, mut idle) = (0, Duration::ZERO);
     let mut ready = Vec::new();
     let start = Instant::now();
@@ -113,7 +117,7 @@ fn count(clients: &mut Clients, time: Duration, window: Option<Window>) -> io::R
             idle += looked.elapsed();
         }
         for &index in &ready {
-            bytes += clients.discard(index)?.unwrap_or(0);
+            bytes += step(clients, index)?;
         }
     }
     let busy = 1.0 - idle.as_secs_f64() / start.elapsed().as_secs_f64();
@@ -122,7 +126,7 @@ fn count(clients: &mut Clients, time: Duration, window: Option<Window>) -> io::R
     };
     let used = window.close();
     if bytes == 0 {
-        let what = format!("nothing came in {:?}", start.elapsed());
+        let what = format!("nothing went in {:?}", start.elapsed());
         return Err(io::Error::new(io::ErrorKind::TimedOut, what));
     }
     Ok(Received { bytes, busy, used })

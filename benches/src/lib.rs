@@ -14,6 +14,8 @@ mod load;
 mod measure;
 mod peers;
 mod poll;
+mod pump;
+mod relay;
 mod report;
 mod requests;
 mod rounds;
@@ -36,7 +38,14 @@ use report::{All, Environment};
 use rounds::Figures;
 use setup::Options;
 
-const BENCHES: [&str; 5] = ["transport", "requests", "stalled", "cold", "claims"];
+const BENCHES: [&str; 6] = [
+    "transport",
+    "requests",
+    "stalled",
+    "cold",
+    "relay",
+    "claims",
+];
 
 /// The program.
 pub fn main() -> ExitCode {
@@ -44,6 +53,7 @@ pub fn main() -> ExitCode {
     let result = match args.split_first() {
         Some((role, rest)) if role == peers::ROLE => peers::run(rest).map_err(Into::into),
         Some((role, rest)) if role == drain::ROLE => client(90, || drain::role(rest)),
+        Some((role, rest)) if role == pump::ROLE => client(90, || pump::role(rest)),
         Some((role, rest)) if role == load::ROLE => client(90, || load::role(rest)),
         Some((role, rest)) if role == stall::ROLE => client(300, || stall::role(rest)),
         Some((role, rest)) if role == chill::ROLE => client(300, || chill::role(rest)),
@@ -106,6 +116,9 @@ fn compare(options: &Options) -> Result<(), Box<dyn Error>> {
             figures.fail(format!("cold files: {e}"));
             figures
         });
+    }
+    if options.runs("relay") {
+        all.relay = relay::run(options)?;
     }
     if options.runs("claims") {
         all.claims = claims::run(options)?;

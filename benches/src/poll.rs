@@ -16,14 +16,17 @@ pub struct Clients {
 
 impl Clients {
     pub fn connect(address: SocketAddr, count: usize) -> io::Result<Clients> {
+        let streams = (0..count).map(|_| TcpStream::connect(address));
+        Clients::watch(streams.collect::<io::Result<_>>()?, |_| libc::EPOLLIN)
+    }
+
+    /// Connections that there are, each watched for what is said of its index.
+    pub fn watch(streams: Vec<TcpStream>, events: impl Fn(usize) -> i32) -> io::Result<Clients> {
         let epoll = Epoll::new()?;
-        let mut streams = Vec::with_capacity(count);
-        for index in 0..count {
-            let stream = TcpStream::connect(address)?;
+        for (index, stream) in streams.iter().enumerate() {
             stream.set_nodelay(true)?;
             stream.set_nonblocking(true)?;
-            epoll.add(&stream, libc::EPOLLIN, index)?;
-            streams.push(stream);
+            epoll.add(stream, events(index), index)?;
         }
         let room = syscall::events();
         Ok(Clients {
@@ -33,7 +36,7 @@ impl Clients {
         })
     }
 
-    /// Those that have something to read now.
+    /// Those that have something to read now, or what else they are watched for.
     pub fn ready(&mut self, into: &mut Vec<usize>) -> io::Result<()> {
         self.look(into, 0)
     }

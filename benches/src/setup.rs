@@ -28,7 +28,7 @@ pub const USAGE: &str =
     "usage: cargo bench -- [BENCH...] [--quick] [--report] [--only TEXT] [--results DIR]
        cargo bench -- --render [--results DIR]
 
-BENCH is transport, requests, stalled, cold or claims; none means all.
+BENCH is transport, requests, stalled, cold, relay or claims; none means all.
   --quick        fewer cells and shorter rounds
   --report       write report.md, the figures (JSON) and the plots (SVG)
   --render       write them again from the figures that are there

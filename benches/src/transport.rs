@@ -2,12 +2,13 @@
 //! runtimes and loops over the bare calls. Each server is a process; all take turns in each round.
 
 use std::error::Error;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::child::Server;
+use crate::child::{Helper, Server};
 use crate::drain::{self, Received};
 use crate::measure::{self, Spread};
 use crate::peers;
@@ -129,11 +130,7 @@ pub fn run(options: &Options) -> Result<Figures<Row>, Box<dyn Error>> {
 }
 
 /// Starts the peers that send a file one way.
-pub fn start(
-    file: &Path,
-    size: u64,
-    wanted: impl Fn(&str) -> bool,
-) -> std::io::Result<Vec<Server>> {
+pub fn start(file: &Path, size: u64, wanted: impl Fn(&str) -> bool) -> io::Result<Vec<Server>> {
     let names = peers::STREAMS.iter().map(|(name, _)| *name);
     names
         .filter(|name| wanted(name))
@@ -143,18 +140,33 @@ pub fn start(
 
 /// All servers in one cell, interleaved.
 pub fn measure(servers: &[&Server], cell: &Cell, pace: Pace, figures: &mut Figures<Row>) {
-    let Cell {
-        size,
-        connections,
-        deep,
-    } = *cell;
+    let what = format!(
+        "{}, {} connections",
+        report::size(cell.size),
+        cell.connections
+    );
+    let rows = compare(servers, cell, &what, pace, figures, |server, warm, time| {
+        drain::start(server, cell.connections, warm, time)
+    });
+    figures.rows.extend(rows);
+}
+
+/// All servers under the same load, interleaved: a row for each that stood it.
+pub fn compare<R>(
+    servers: &[&Server],
+    cell: &Cell,
+    what: &str,
+    pace: Pace,
+    figures: &mut Figures<R>,
+    load: impl Fn(&Server, Duration, Duration) -> io::Result<Helper>,
+) -> Vec<Row> {
     for server in servers {
         measure::reset_peak(server.id());
     }
-    let what = format!("{}, {connections} connections", report::size(size));
-    let samples = interleave(servers, pace.rounds, &what, figures, |server| {
-        drain::run(server, connections, pace.warm, pace.time)
+    let samples = interleave(servers, pace.rounds, what, figures, |server| {
+        load(server, pace.warm, pace.time)?.finish()
     });
+    let mut rows = Vec::new();
     println!("\n{what}");
     println!(
         "{:28} {:>6} {:>13} {:>8} {:>5} {:>5} {:>5} {:>5} {:>8} {:>4} {:>9}",
@@ -174,26 +186,21 @@ pub fn measure(servers: &[&Server], cell: &Cell, pace: Pace, figures: &mut Figur
         if samples.is_empty() {
             continue;
         }
-        let calls = deep.then(|| drain::system_calls(server, connections));
-        let row = row(&server.name, size, connections, samples, calls.flatten());
+        let count = || drain::system_calls(server, |warm, time| load(server, warm, time));
+        let row = row(&server.name, cell, samples, cell.deep.then(count).flatten());
         print(&row);
-        figures.rows.push(row);
+        rows.push(row);
     }
+    rows
 }
 
-fn row(
-    server: &str,
-    size: u64,
-    connections: usize,
-    samples: &[Received],
-    calls: Option<f64>,
-) -> Row {
+fn row(server: &str, cell: &Cell, samples: &[Received], calls: Option<f64>) -> Row {
     let spread = |figure: &dyn Fn(&Received) -> f64| Spread::of(samples.iter().map(figure));
     let gigabytes = |r: &Received| r.bytes as f64 / 1e9;
     Row {
         server: server.to_owned(),
-        size,
-        connections,
+        size: cell.size,
+        connections: cell.connections,
         gigabytes_per_second: spread(&Received::gigabytes_per_second),
         cpu_seconds_per_gigabyte: spread(&Received::cpu_per_gigabyte),
         user_seconds_per_gigabyte: spread(&|r| r.used.user / gigabytes(r)).median,

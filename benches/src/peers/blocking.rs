@@ -1,14 +1,19 @@
-//! Blocking calls, a thread for each connection: sendfile(2), and a splice(2) loop with a pipe of
-//! 1 MiB, which is the limit for one connection.
+//! Blocking calls, a thread for each connection: sendfile(2), read(2) and write(2), and splice(2)
+//! loops with a pipe of 1 MiB, which are the limit for one connection.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 
 use super::syscall::{self, check};
+use super::{BLOCK, Targets};
 
-fn each(listener: TcpListener, run: fn(TcpStream) -> io::Result<()>) -> ! {
+fn each(
+    listener: TcpListener,
+    run: impl Fn(TcpStream) -> io::Result<()> + Copy + Send + 'static,
+) -> ! {
     loop {
         if let Ok((stream, _)) = listener.accept() {
             // An error is the peer's end.
@@ -17,18 +22,9 @@ fn each(listener: TcpListener, run: fn(TcpStream) -> io::Result<()>) -> ! {
     }
 }
 
-/// What a thread sends; set once, before the first is started.
-static PLAN: std::sync::OnceLock<(&'static File, u64)> = std::sync::OnceLock::new();
-
-fn plan() -> (&'static File, u64) {
-    *PLAN.get().expect("set before the first thread is started")
-}
-
 /// sendfile(2) on a blocking socket.
 pub fn sendfile(listener: TcpListener, file: &'static File, size: u64) -> io::Result<()> {
-    PLAN.get_or_init(|| (file, size));
-    each(listener, |stream| {
-        let (file, size) = plan();
+    each(listener, move |stream| {
         loop {
             let mut at = 0;
             while at < size {
@@ -41,9 +37,7 @@ pub fn sendfile(listener: TcpListener, file: &'static File, size: u64) -> io::Re
 
 /// splice(2) through a pipe of 1 MiB.
 pub fn splice(listener: TcpListener, file: &'static File, size: u64) -> io::Result<()> {
-    PLAN.get_or_init(|| (file, size));
-    each(listener, |stream| {
-        let (file, size) = plan();
+    each(listener, move |stream| {
         let (read, write) = syscall::pipe()?;
         let none = std::ptr::null_mut();
         loop {
@@ -56,11 +50,52 @@ pub fn splice(listener: TcpListener, file: &'static File, size: u64) -> io::Resu
                     unsafe { libc::splice(from, &raw mut at, to, none, len, libc::SPLICE_F_MOVE) };
                 let mut left = check(moved)?;
                 while left > 0 {
-                    let (from, to) = (read.as_raw_fd(), stream.as_raw_fd());
-                    // SAFETY: no offsets.
-                    left -= check(unsafe {
-                        libc::splice(from, none, to, none, left, libc::SPLICE_F_MOVE)
-                    })?;
+                    left -= syscall::splice(&read, &stream, None, left, 0)?;
+                }
+            }
+        }
+    })
+}
+
+/// read(2) and write(2) into a file.
+pub fn upload(listener: TcpListener, targets: &'static Targets, size: u64) -> io::Result<()> {
+    each(listener, move |mut stream| {
+        let file = targets.next()?;
+        let mut buffer = vec![0; BLOCK];
+        loop {
+            let mut at = 0;
+            while at < size {
+                let len = (size - at).min(BLOCK as u64) as usize;
+                let n = stream.read(&mut buffer[..len])?;
+                if n == 0 {
+                    return Ok(());
+                }
+                file.write_all_at(&buffer[..n], at)?;
+                at += n as u64;
+            }
+        }
+    })
+}
+
+/// splice(2) through a pipe of 1 MiB into a file.
+pub fn upload_splice(
+    listener: TcpListener,
+    targets: &'static Targets,
+    size: u64,
+) -> io::Result<()> {
+    each(listener, move |stream| {
+        let file = targets.next()?;
+        let (read, write) = syscall::pipe()?;
+        loop {
+            let mut at: libc::off_t = 0;
+            while (at as u64) < size {
+                let len = (size - at as u64).min(1 << 20) as usize;
+                let mut left = syscall::splice(&stream, &write, None, len, 0)?;
+                if left == 0 {
+                    return Ok(());
+                }
+                while left > 0 {
+                    left -= syscall::splice(&read, &file, Some(&mut at), left, 0)?;
                 }
             }
         }

@@ -1,10 +1,11 @@
 //! Readiness as a C programmer would use it: sendfile(2), and read(2) and write(2), on edges of
-//! epoll, a file or what fits for each connection in turn.
+//! epoll, a file or what fits for each connection in turn; and a proxy by splice(2).
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
 use super::site::{self, Site};
@@ -19,11 +20,14 @@ enum Next {
     Gone,
 }
 
+/// Has another socket of a connection watched too.
+type Watch<'a> = &'a dyn Fn(&TcpStream) -> io::Result<()>;
+
 /// The loop: connections that are ready take turns.
 fn serve<C>(
     listener: TcpListener,
     events: i32,
-    accepted: impl Fn(TcpStream) -> C,
+    accepted: impl Fn(TcpStream, Watch<'_>) -> io::Result<C>,
     turn: impl Fn(&mut C) -> io::Result<Next>,
 ) -> io::Result<()> {
     const LISTENER: usize = usize::MAX;
@@ -44,15 +48,17 @@ fn serve<C>(
             while let Ok((stream, _)) = listener.accept() {
                 stream.set_nonblocking(true)?;
                 stream.set_nodelay(true)?;
-                epoll.add(&stream, events | libc::EPOLLET, connections.len())?;
-                connections.push(Some(accepted(stream)));
+                let token = connections.len();
+                let watch = |more: &TcpStream| epoll.add(more, events | libc::EPOLLET, token);
+                watch(&stream)?;
+                connections.extend(accepted(stream, &watch).ok().map(Some));
             }
         }
         for _ in 0..ready.len() {
             let Some(token) = ready.pop_front() else {
                 break;
             };
-            let Some(connection) = &mut connections[token] else {
+            let Some(Some(connection)) = connections.get_mut(token) else {
                 continue;
             };
             match turn(connection) {
@@ -85,7 +91,8 @@ pub fn stream_sendfile(listener: TcpListener, file: &'static File, size: u64) ->
         *at = 0;
         Ok(Next::Again)
     };
-    serve(listener, libc::EPOLLOUT, |stream| (stream, 0), turn)
+    let accepted = |stream, _: Watch<'_>| Ok((stream, 0));
+    serve(listener, libc::EPOLLOUT, accepted, turn)
 }
 
 /// read(2) and write(2) through a buffer of 64 KiB for each connection.
@@ -96,11 +103,13 @@ pub fn stream_read_write(listener: TcpListener, file: &'static File, size: u64) 
         buffer: Vec<u8>,
         held: std::ops::Range<usize>,
     }
-    let accepted = |stream| Connection {
-        stream,
-        at: 0,
-        buffer: vec![0; 64 << 10],
-        held: 0..0,
+    let accepted = |stream, _: Watch<'_>| {
+        Ok(Connection {
+            stream,
+            at: 0,
+            buffer: vec![0; 64 << 10],
+            held: 0..0,
+        })
     };
     let turn = |c: &mut Connection| {
         loop {
@@ -132,11 +141,13 @@ pub fn http(listener: TcpListener, site: &'static Site) -> io::Result<()> {
         output: Vec<u8>,
         body: Option<(&'static File, u64, u64)>,
     }
-    let accepted = |stream| Connection {
-        stream,
-        input: Vec::new(),
-        output: Vec::new(),
-        body: None,
+    let accepted = |stream, _: Watch<'_>| {
+        Ok(Connection {
+            stream,
+            input: Vec::new(),
+            output: Vec::new(),
+            body: None,
+        })
     };
     let turn = |c: &mut Connection| {
         loop {
@@ -174,6 +185,92 @@ pub fn http(listener: TcpListener, site: &'static Site) -> io::Result<()> {
                 n => c.input.extend_from_slice(&received[..n?]),
             }
         }
+    };
+    serve(listener, libc::EPOLLIN | libc::EPOLLOUT, accepted, turn)
+}
+
+/// One direction of a proxy.
+struct Flow {
+    read: OwnedFd,
+    write: OwnedFd,
+    held: usize,
+}
+
+/// What a pipe of a direction holds, and the most that it moves in its turn.
+const PIPE: usize = 1 << 20;
+
+impl Flow {
+    fn new() -> io::Result<Flow> {
+        let (read, write) = syscall::pipe()?;
+        Ok(Flow {
+            read,
+            write,
+            held: 0,
+        })
+    }
+
+    /// Moves what there is, as far as there is room.
+    fn turn(&mut self, from: &TcpStream, to: &TcpStream) -> io::Result<Next> {
+        let would_block = |moved: io::Result<usize>| match moved {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            n => n.map(Some),
+        };
+        let (flags, mut moved) = (libc::SPLICE_F_NONBLOCK, 0);
+        while moved < PIPE {
+            let mut taken = None;
+            if self.held < PIPE {
+                let len = PIPE - self.held;
+                taken = would_block(syscall::splice(from, &self.write, None, len, flags))?;
+                if taken == Some(0) {
+                    return Ok(Next::Gone);
+                }
+                self.held += taken.unwrap_or(0);
+            }
+            let mut given = None;
+            if self.held > 0 {
+                given = would_block(syscall::splice(&self.read, to, None, self.held, flags))?;
+                self.held -= given.unwrap_or(0);
+            }
+            // A full pipe has something to give, so that one of both sockets has an edge to come.
+            if taken.is_none() && given.is_none() {
+                return Ok(Next::Wait);
+            }
+            moved += given.unwrap_or(0);
+        }
+        Ok(Next::Again)
+    }
+}
+
+/// splice(2) from socket to pipe to socket. Either's end is the end of both: a real one would pass
+/// it on.
+pub fn relay(listener: TcpListener, upstream: SocketAddr) -> io::Result<()> {
+    struct Pair {
+        near: TcpStream,
+        far: TcpStream,
+        forth: Flow,
+        back: Flow,
+    }
+    let accepted = |near, watch: Watch<'_>| {
+        let far = TcpStream::connect(upstream)?;
+        far.set_nonblocking(true)?;
+        far.set_nodelay(true)?;
+        watch(&far)?;
+        let (forth, back) = (Flow::new()?, Flow::new()?);
+        Ok(Pair {
+            near,
+            far,
+            forth,
+            back,
+        })
+    };
+    let turn = |pair: &mut Pair| {
+        let forth = pair.forth.turn(&pair.near, &pair.far)?;
+        let back = pair.back.turn(&pair.far, &pair.near)?;
+        Ok(match (forth, back) {
+            (Next::Gone, _) | (_, Next::Gone) => Next::Gone,
+            (Next::Wait, Next::Wait) => Next::Wait,
+            _ => Next::Again,
+        })
     };
     serve(listener, libc::EPOLLIN | libc::EPOLLOUT, accepted, turn)
 }

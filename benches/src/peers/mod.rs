@@ -7,6 +7,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 mod blocking;
 mod compio;
@@ -31,6 +32,11 @@ const BLOCK: usize = 256 << 10;
 type Stream = fn(TcpListener, &'static File, u64) -> io::Result<()>;
 /// Answers GET with the files of a directory.
 type Http = fn(TcpListener, &'static Site) -> io::Result<()>;
+/// Passes what arrives on each connection on to one that it makes to an address, and back.
+type Relay = fn(TcpListener, SocketAddr) -> io::Result<()>;
+/// Receives files of so many bytes on each connection, one behind the other, into one of the
+/// targets: over what was there.
+type Upload = fn(TcpListener, &'static Targets, u64) -> io::Result<()>;
 /// Answers whatever arrives with the same bytes.
 type Answer = fn(TcpListener, &'static [u8]) -> io::Result<()>;
 
@@ -42,6 +48,7 @@ pub const STREAMS: &[(&str, Stream)] = &[
     ("epoll + read + write", epoll::stream_read_write),
     ("tokio, sendfile", tokio::stream_sendfile),
     ("tokio, io::copy", tokio::stream_copy),
+    ("spliceport in tokio", tokio::stream_spliceport),
     ("tokio-uring", tokio_uring::stream),
     ("compio", compio::stream),
     ("compio, splice", compio::stream_splice),
@@ -63,11 +70,53 @@ pub const HTTPS: &[(&str, Http)] = &[
     ("epoll + sendfile(2)", epoll::http),
 ];
 
+/// Peers that pass on.
+pub const RELAYS: &[(&str, Relay)] = &[
+    ("epoll + splice(2)", epoll::relay),
+    ("tokio, copy_bidirectional", tokio::relay),
+    ("tokio, with 256 KiB buffers", tokio::relay_large),
+    ("ring, auto", ours::relay_ring),
+    ("emulated, auto", ours::relay_emulated),
+];
+
+/// Peers that receive files.
+pub const UPLOADS: &[(&str, Upload)] = &[
+    ("splice loop, 1 MiB pipe", blocking::upload_splice),
+    ("blocking read + write", blocking::upload),
+    ("tokio, io::copy", tokio::upload),
+    ("ring, auto", ours::upload_ring),
+    ("emulated, auto", ours::upload_emulated),
+];
+
 /// What the kernel allows: neither HTTP nor files.
 pub const FLOORS: &[(&str, Answer)] = &[
     ("floor, io_uring", floor::ring),
     ("floor, epoll", floor::epoll),
 ];
+
+/// The files of a directory, of which each connection is given the next, over and over.
+pub struct Targets {
+    files: Vec<File>,
+    given: AtomicUsize,
+}
+
+impl Targets {
+    fn open(directory: &Path) -> io::Result<Targets> {
+        let open =
+            |entry: io::Result<std::fs::DirEntry>| File::options().write(true).open(entry?.path());
+        Ok(Targets {
+            files: std::fs::read_dir(directory)?
+                .map(open)
+                .collect::<io::Result<_>>()?,
+            given: AtomicUsize::new(0),
+        })
+    }
+
+    fn next(&self) -> io::Result<File> {
+        let at = self.given.fetch_add(1, Ordering::Relaxed);
+        self.files[at % self.files.len()].try_clone()
+    }
+}
 
 /// Does what the command line says: `--peer KIND NAME ADDRESS PATH SIZE`.
 pub fn run(args: &[String]) -> io::Result<()> {
@@ -91,6 +140,14 @@ pub fn run(args: &[String]) -> io::Result<()> {
             find(STREAMS, name)?(listener, file, size)
         }
         "http" => find(HTTPS, name)?(listener, Box::leak(Box::new(Site::open(path)?))),
+        "relay" => {
+            let upstream = path.to_str().and_then(|address| address.parse().ok());
+            find(RELAYS, name)?(listener, upstream.ok_or_else(usage)?)
+        }
+        "upload" => {
+            let targets = Box::leak(Box::new(Targets::open(path)?));
+            find(UPLOADS, name)?(listener, targets, size)
+        }
         "answer" => {
             let body = std::fs::read(path)?;
             let mut answer = site::head(body.len() as u64).into_bytes();

@@ -1,15 +1,18 @@
-//! Our side: a server that sends one file to each connection, over and over.
+//! Our side: a server that sends one file to each connection, over and over; a proxy; and one that
+//! receives files.
 
 use std::fs::File;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 
 use spliceport::proactor::BackendChoice::{self, Emulated, Ring};
-use spliceport::proactor::{Fd, Proactor};
+use spliceport::proactor::{Address, Fd, Proactor};
 use spliceport::{
-    Listener, Protocol, Route, RouteChoice, SendOptions, SendOutcome, Source, Transport,
-    TransportOptions,
+    Listener, Protocol, ReceiveOptions, ReceiveOutcome, RelayOptions, Route, RouteChoice,
+    SendOptions, SendOutcome, Sink, Source, Transport, TransportOptions, connect, relay,
 };
+
+use super::Targets;
 
 /// What is sent to each connection.
 #[derive(Clone)]
@@ -46,12 +49,24 @@ fn serve(
     backend: BackendChoice,
     route: RouteChoice,
 ) -> io::Result<()> {
-    let proactor = Proactor::builder().backend(backend).build()?;
     let file = Fd::from(file.try_clone()?);
     let plan = Plan { file, size, route };
-    let factory = move |_: &Fd| Some(Box::new(plan.clone()) as Box<dyn Protocol>);
+    listen(listener, backend, TransportOptions::default(), move || {
+        Some(plan.clone())
+    })
+}
+
+/// Runs a server whose connections have a protocol each.
+fn listen<P: Protocol + 'static>(
+    listener: TcpListener,
+    backend: BackendChoice,
+    options: TransportOptions,
+    protocol: impl Fn() -> Option<P> + 'static,
+) -> io::Result<()> {
+    let proactor = Proactor::builder().backend(backend).build()?;
+    let factory = move |_: &Fd| Some(Box::new(protocol()?) as Box<dyn Protocol>);
     let listening = Fd::nonblocking(listener)?;
-    let _listener = Listener::from_fd(&proactor, listening, TransportOptions::default(), factory)?;
+    let _listener = Listener::from_fd(&proactor, listening, options, factory)?;
     proactor.run()
 }
 
@@ -81,4 +96,94 @@ pub fn emulated_auto(listener: TcpListener, file: &'static File, size: u64) -> i
 pub fn emulated_sendfile(listener: TcpListener, file: &'static File, size: u64) -> io::Result<()> {
     let route = RouteChoice::Force(Route::Sendfile);
     serve(listener, file, size, Emulated, route)
+}
+
+/// One side of a relay; it reads nothing before both are joined.
+#[derive(Clone)]
+struct Side {
+    /// Where the other is to be connected to.
+    upstream: Option<Address>,
+}
+
+impl Protocol for Side {
+    fn connection_made(&mut self, near: &Transport) {
+        let Some(upstream) = &self.upstream else {
+            return;
+        };
+        let (proactor, near) = (near.proactor(), near.clone());
+        let joined = move |far: io::Result<Transport>| match far {
+            Ok(far) => drop(relay(&near, &far, RelayOptions::new(), |_| {})),
+            Err(_) => near.abort(),
+        };
+        let options = TransportOptions::new().reading(false);
+        let far = Side { upstream: None };
+        connect(proactor, upstream, options, Box::new(far), joined);
+    }
+
+    fn data_received(&mut self, _transport: &Transport, _data: &[u8]) {}
+}
+
+fn pass_on(listener: TcpListener, upstream: SocketAddr, backend: BackendChoice) -> io::Result<()> {
+    let upstream = Some(Address::from(upstream));
+    let side = Side { upstream };
+    let options = TransportOptions::new().reading(false);
+    listen(listener, backend, options, move || Some(side.clone()))
+}
+
+pub fn relay_ring(listener: TcpListener, upstream: SocketAddr) -> io::Result<()> {
+    pass_on(listener, upstream, Ring)
+}
+
+pub fn relay_emulated(listener: TcpListener, upstream: SocketAddr) -> io::Result<()> {
+    pass_on(listener, upstream, Emulated)
+}
+
+/// What is received on each connection.
+#[derive(Clone)]
+struct Incoming {
+    file: Fd,
+    size: u64,
+}
+
+impl Protocol for Incoming {
+    fn connection_made(&mut self, transport: &Transport) {
+        receive(transport, self.clone());
+    }
+
+    fn data_received(&mut self, _transport: &Transport, _data: &[u8]) {}
+}
+
+fn receive(transport: &Transport, incoming: Incoming) {
+    let sink = Sink::file(incoming.file.clone(), 0..incoming.size);
+    let done = move |transport: &Transport, outcome: ReceiveOutcome| {
+        // A failure is the peer's end.
+        if outcome.is_success() {
+            receive(transport, incoming);
+        }
+    };
+    transport.receive_file(sink, ReceiveOptions::new(), done);
+}
+
+fn take(
+    listener: TcpListener,
+    targets: &'static Targets,
+    size: u64,
+    backend: BackendChoice,
+) -> io::Result<()> {
+    listen(listener, backend, TransportOptions::default(), move || {
+        let file = Fd::from(targets.next().ok()?);
+        Some(Incoming { file, size })
+    })
+}
+
+pub fn upload_ring(listener: TcpListener, targets: &'static Targets, size: u64) -> io::Result<()> {
+    take(listener, targets, size, Ring)
+}
+
+pub fn upload_emulated(
+    listener: TcpListener,
+    targets: &'static Targets,
+    size: u64,
+) -> io::Result<()> {
+    take(listener, targets, size, Emulated)
 }

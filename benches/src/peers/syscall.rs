@@ -33,6 +33,22 @@ pub fn send(socket: &impl AsRawFd, bytes: &[u8], flags: i32) -> io::Result<usize
     })
 }
 
+/// splice(2) between a pipe and something else: its other end, a socket, or a file at a position,
+/// which moves on by what was moved.
+pub fn splice(
+    from: &impl AsRawFd,
+    to: &impl AsRawFd,
+    to_at: Option<&mut libc::off_t>,
+    len: usize,
+    flags: u32,
+) -> io::Result<usize> {
+    let (from, to) = (from.as_raw_fd(), to.as_raw_fd());
+    let to_at = to_at.map_or(std::ptr::null_mut(), std::ptr::from_mut);
+    let flags = flags | libc::SPLICE_F_MOVE;
+    // SAFETY: the offset is null or borrowed for the call.
+    check(unsafe { libc::splice(from, std::ptr::null_mut(), to, to_at, len, flags) })
+}
+
 /// A pipe that holds 1 MiB: its reading and its writing end.
 pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut ends = [0; 2];

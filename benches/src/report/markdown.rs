@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{All, goals, size};
+use super::{All, goals, relay, size};
 use crate::rounds::Figures;
 use crate::{cold, requests, stalled, transport};
 
@@ -39,12 +39,13 @@ pub fn write(all: &All, plots: &[(&str, &str)]) -> String {
     write_requests(text, &all.requests);
     write_stalled(text, &all.stalled);
     write_cold(text, &all.cold);
+    relay::write(text, &all.relay);
     write_claims(text, &all.claims);
     write_environment(text, all);
     out
 }
 
-fn line(text: &mut String, what: &str) {
+pub fn line(text: &mut String, what: &str) {
     text.push_str(what);
     text.push('\n');
 }
@@ -85,7 +86,8 @@ fn write_goals(text: &mut String, all: &All) {
     }
 }
 
-fn after<R>(text: &mut String, figures: &Figures<R>) {
+/// What was not measured, behind the tables.
+pub fn after<R>(text: &mut String, figures: &Figures<R>) {
     if !figures.missing.is_empty() {
         let missing = figures.missing.join(", ");
         line(
@@ -120,45 +122,50 @@ fn one_way(text: &mut String, title: &str, figures: &Figures<transport::Row>) {
             cell[0].connections
         );
         line(text, &format!("\n### {of}\n"));
-        head(
-            text,
-            &[
-                "",
-                "GB/s",
-                "min – max",
-                "CPU s/GB",
-                "user",
-                "system",
-                "core",
-                "irq",
-                "load",
-                "peak MiB",
-                "threads",
-                "calls/GB",
-            ],
-        );
-        for r in cell {
-            let speed = r.gigabytes_per_second;
-            row(
-                text,
-                &[
-                    r.server.clone(),
-                    format!("{:.2}", speed.median),
-                    format!("{:.2} – {:.2}", speed.min, speed.max),
-                    format!("{:.3}", r.cpu_seconds_per_gigabyte.median),
-                    format!("{:.3}", r.user_seconds_per_gigabyte),
-                    format!("{:.3}", r.system_seconds_per_gigabyte),
-                    format!("{:.2}", r.core_busy),
-                    format!("{:.2}", r.core_interrupts),
-                    format!("{:.2}", r.load_busy),
-                    mib(r.peak_bytes),
-                    r.threads.to_string(),
-                    or_dash(r.system_calls_per_gigabyte, 0),
-                ],
-            );
-        }
+        bytes_moved(text, cell);
     }
     after(text, figures);
+}
+
+/// The table of a cell in which bytes were moved.
+pub fn bytes_moved<'r>(text: &mut String, rows: impl IntoIterator<Item = &'r transport::Row>) {
+    head(
+        text,
+        &[
+            "",
+            "GB/s",
+            "min – max",
+            "CPU s/GB",
+            "user",
+            "system",
+            "core",
+            "irq",
+            "load",
+            "peak MiB",
+            "threads",
+            "calls/GB",
+        ],
+    );
+    for r in rows {
+        let speed = r.gigabytes_per_second;
+        row(
+            text,
+            &[
+                r.server.clone(),
+                format!("{:.2}", speed.median),
+                format!("{:.2} – {:.2}", speed.min, speed.max),
+                format!("{:.3}", r.cpu_seconds_per_gigabyte.median),
+                format!("{:.3}", r.user_seconds_per_gigabyte),
+                format!("{:.3}", r.system_seconds_per_gigabyte),
+                format!("{:.2}", r.core_busy),
+                format!("{:.2}", r.core_interrupts),
+                format!("{:.2}", r.load_busy),
+                mib(r.peak_bytes),
+                r.threads.to_string(),
+                or_dash(r.system_calls_per_gigabyte, 0),
+            ],
+        );
+    }
 }
 
 fn write_requests(text: &mut String, figures: &Figures<requests::Row>) {

@@ -4,6 +4,7 @@ mod environment;
 mod goals;
 mod markdown;
 mod plot;
+mod relay;
 
 use std::error::Error;
 use std::fs;
@@ -25,6 +26,7 @@ pub struct All {
     pub requests: Figures<requests::Row>,
     pub stalled: Figures<stalled::Row>,
     pub cold: Figures<cold::Row>,
+    pub relay: Figures<crate::relay::Row>,
     pub claims: Figures<transport::Row>,
 }
 
@@ -42,6 +44,7 @@ impl All {
             requests: part(dir, "requests")?,
             stalled: part(dir, "stalled")?,
             cold: part(dir, "cold")?,
+            relay: part(dir, "relay")?,
             claims: part(dir, "claims")?,
         })
     }
@@ -59,6 +62,7 @@ impl All {
         part(dir, "requests", &self.requests)?;
         part(dir, "stalled", &self.stalled)?;
         part(dir, "cold", &self.cold)?;
+        part(dir, "relay", &self.relay)?;
         part(dir, "claims", &self.claims)?;
         let plots = self.plot(dir)?;
         fs::write(dir.join("report.md"), markdown::write(self, &plots))?;
