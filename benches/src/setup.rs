@@ -132,8 +132,8 @@ fn raise_descriptors(count: u64) -> u64 {
     limit.rlim_cur
 }
 
-/// A network namespace for this process and its children, with its own loopback and congestion
-/// control, so that every server has the same and nothing else is on it.
+/// A network namespace for this process and its children, with its own loopback, congestion control
+/// and buffers, so that every server has the same and nothing else is on it.
 fn own_network() -> io::Result<()> {
     // SAFETY: the request is a zeroed C struct with the interface's name; the socket is ours.
     unsafe {
@@ -153,6 +153,10 @@ fn own_network() -> io::Result<()> {
         }
     }
     fs::write("/proc/sys/net/ipv4/tcp_congestion_control", "cubic")?;
+    // The kernel's defaults. All ends of all connections are on this machine, and with larger ones
+    // their queues reach the limit for TCP's memory (tcp_mem), where the kernel drops segments.
+    fs::write("/proc/sys/net/ipv4/tcp_rmem", "4096 131072 6291456")?;
+    fs::write("/proc/sys/net/ipv4/tcp_wmem", "4096 16384 4194304")?;
     fs::write("/proc/sys/net/ipv4/ip_local_port_range", "10000 65000")
 }
 
