@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::net::TcpListener;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -117,7 +118,12 @@ fn measure(
         connections,
         deep: connections == 1 && work != Work::BothWays,
     };
-    let (what, pace) = (title(work, size, connections), Pace::of(options.quick));
+    let what = title(work, size, connections);
+    let pace = Pace {
+        // Two connections behind each other take longer to find their windows.
+        warm: Duration::from_millis(200),
+        ..Pace::of(options.quick)
+    };
     let rows = transport::compare(
         &servers,
         &cell,
