@@ -39,6 +39,10 @@ pub fn all(figures: &All) -> Vec<Goal> {
     stalled_clients(figures, &mut goals);
     cold_files(figures, &mut goals);
     emulated(figures, &mut goals);
+    // A floor that one round brought above what was reached forbids nothing.
+    for goal in goals.iter_mut().filter(|goal| goal.met == Some(true)) {
+        goal.note = goal.note.replace("impossible here: ", "");
+    }
     goals
 }
 
