@@ -39,6 +39,7 @@
 //!   [`Transport::send_file`].
 //! - **In tokio**, over its own streams: [`FileSender`], on a thread beside the runtime; inside it
 //!   with the feature `tokio` (module `tokio`), and in tokio-uring with the feature `tokio-uring`.
+//! - **Over TLS**: `TransportOptions::tls`, with the feature `tls`.
 //! - **The other way**: [`Transport::receive_file`], and [`relay`] between two connections.
 //! - **What happens** is counted: [`TransportStats`]; the feature `tracing` has a span for each send.
 //!
@@ -72,6 +73,8 @@ mod span;
 mod stats;
 #[cfg(feature = "cli")]
 pub mod streamer;
+#[cfg(feature = "tls")]
+mod tls;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 #[cfg(feature = "tokio-uring")]
@@ -96,6 +99,8 @@ pub use sender::{FileSender, SendRequest, Sending};
 pub use sink::Sink;
 pub use source::Source;
 pub use stats::{ByRoute, Ends, TransportStats};
+#[cfg(feature = "tls")]
+pub use tls::{Tls, TlsInfo, rustls};
 pub use transport::{Transport, TransportOptions};
 
 /// The README's example compiles, and those of the guides.

@@ -201,8 +201,10 @@ impl Joint {
     /// A side's stream is ours, or won't be.
     fn ceded(self: &Rc<Self>, direction: Direction, ceded: Option<Ceded>) {
         let Some(ceded) = ceded else {
+            let over_tls = self.ends.iter().any(Transport::is_over_tls);
             let end = match self.state.borrow().cancelled {
                 true => End::Cancelled,
+                false if over_tls => End::Failed,
                 false => End::Closing,
             };
             let flow = Flow {
@@ -352,6 +354,10 @@ fn error_of(end: End) -> io::Error {
     let (kind, text) = match end {
         End::TimedOut => (io::ErrorKind::TimedOut, "the relay was idle for too long"),
         End::Closing => (io::ErrorKind::NotConnected, "the transport is closing"),
+        End::Failed => (
+            io::ErrorKind::Unsupported,
+            "a connection over TLS can't be relayed",
+        ),
         _ => (io::ErrorKind::Other, "the relay was cancelled"),
     };
     io::Error::new(kind, text)

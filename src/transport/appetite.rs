@@ -11,6 +11,8 @@ use proactor::{Fd, net};
 #[derive(Default)]
 pub(super) struct Appetite {
     bound: u32,
+    /// What was brought to the peer since the bound is what it is.
+    taken: u64,
 }
 
 /// Sends of fewer bytes can't pin much.
@@ -39,15 +41,18 @@ impl Appetite {
         }
     }
 
-    /// An operation has brought so many bytes to the peer: more than may wait were read.
+    /// An operation has brought so many bytes to the peer. Of those that all have brought, more
+    /// than may wait were read.
     pub(super) fn took(&mut self, socket: &Fd, n: u64) {
-        if self.bound > 0 && self.bound < PROVEN && n > u64::from(self.bound) {
+        self.taken = self.taken.saturating_add(n);
+        if self.bound > 0 && self.bound < PROVEN && self.taken > u64::from(self.bound) {
             self.set(socket, self.bound.saturating_mul(4).min(PROVEN));
         }
     }
 
     fn set(&mut self, socket: &Fd, bound: u32) {
         self.bound = bound;
+        self.taken = 0;
         if let Err(e) = net::set_notsent_lowat(socket, bound) {
             log::debug!("what waits unsent could not be bounded: {e}");
         }

@@ -13,6 +13,7 @@ use super::events::Event;
 use super::file::{FileSend, OnSent};
 use super::reading::OnCeded;
 use crate::protocol::Protocol;
+use crate::route::{Route, RouteChoice};
 use crate::send::{End, SendOptions};
 use crate::source::Source;
 
@@ -93,6 +94,9 @@ impl Conn {
             self.finish(&mut state.events, file, End::Closing);
             self.tell(state);
             return id;
+        }
+        if state.tls.is_some() {
+            file.choice = RouteChoice::Force(Route::Copy);
         }
         if let Some(at) = timeout.and_then(|timeout| proactor::now().checked_add(timeout)) {
             file.deadline = self.submit(Op::Timeout { at }, Key::Deadline(id));
@@ -186,10 +190,12 @@ impl Conn {
         matches!(state.phase, Phase::Open) && state.reading.wanted()
     }
 
-    /// Gives the reading side away, for good; an error where that is closing, or given already.
+    /// Gives the reading side away, for good; an error where that is closing, given already, or
+    /// encrypted.
     pub(crate) fn cede(self: &Rc<Self>, heir: OnCeded) -> Result<(), OnCeded> {
         let mut state = self.state.borrow_mut();
-        if !matches!(state.phase, Phase::Open) || state.reading.is_ceded() {
+        let closing = !matches!(state.phase, Phase::Open);
+        if closing || state.reading.is_ceded() || state.tls.is_some() {
             return Err(heir);
         }
         state.reading.cede(heir);

@@ -23,6 +23,7 @@ use super::queue::Queue;
 use super::reading::Reading;
 use super::receiving::Receiving;
 use super::shared::Shared;
+use super::tls::Session;
 use super::{Transport, TransportOptions};
 use crate::protocol::Protocol;
 use crate::route::RouteChoice;
@@ -52,6 +53,8 @@ pub(crate) enum Key {
     Tick,
     /// The deadline of the send or receive with this id.
     Deadline(u64),
+    /// The time that TLS may take for a handshake, or for an alert.
+    Handshake,
 }
 
 impl Key {
@@ -62,6 +65,7 @@ impl Key {
             Key::Tick => 2,
             Key::Deadline(id) => id << 3 | 3,
             Key::In(number) => u64::from(number) << 3 | 4,
+            Key::Handshake => 5,
         }
     }
 
@@ -71,6 +75,7 @@ impl Key {
             1 => Key::Out((key >> 3) as u32),
             2 => Key::Tick,
             3 => Key::Deadline(key >> 3),
+            5 => Key::Handshake,
             _ => Key::In((key >> 3) as u32),
         }
     }
@@ -112,6 +117,8 @@ pub(crate) struct State {
     pub(crate) out: Out,
     pub(crate) reading: Reading,
     pub(crate) receiving: Receiving,
+    /// What is sent and received is encrypted.
+    pub(crate) tls: Option<Box<Session>>,
     /// The descriptor is somebody else's.
     lent: Option<Lent>,
     pub(crate) events: VecDeque<Event>,
@@ -208,6 +215,7 @@ impl Conn {
                 ));
             }
         };
+        let tls = Session::of(options, medium)?;
         fd.set_nonblocking()?;
         let mut flow = Flow::default();
         if let Some((high, low)) = options.limits {
@@ -233,7 +241,9 @@ impl Conn {
                 reading: Reading::new(!options.not_reading && !options.lent),
                 receiving: Receiving::default(),
                 lent,
-                events: VecDeque::from([Event::Made]),
+                // Over TLS, the connection stands after the handshake.
+                events: VecDeque::from_iter(tls.is_none().then_some(Event::Made)),
+                tls,
                 made: false,
                 tick: false,
                 pressed: None,
@@ -291,7 +301,7 @@ impl Conn {
 
     fn advance(self: &Rc<Self>, state: &mut State) {
         if !state.made {
-            return;
+            return self.shake_hands(state);
         }
         self.flush(state);
         self.go_on_receiving(state);
@@ -325,7 +335,7 @@ impl Conn {
     /// Whether too much is queued shows only once the kernel had its chance to take it: a turn of
     /// the loop later.
     pub(super) fn watch_pressure(self: &Rc<Self>, state: &mut State) {
-        let alive = matches!(state.phase, Phase::Open | Phase::Closing);
+        let alive = state.made && matches!(state.phase, Phase::Open | Phase::Closing);
         let pressure = state.queue.pressure();
         if alive && !state.tick && state.flow.is_over(pressure) {
             state.pressed = state.out.number().map(|number| (number, pressure));
@@ -383,7 +393,7 @@ impl Conn {
         self.poke(state);
     }
 
-    fn finish_ending(self: &Rc<Self>, state: &mut State) {
+    pub(super) fn finish_ending(self: &Rc<Self>, state: &mut State) {
         let idle = state.out.is_idle() && state.reading.is_idle() && state.receiving.is_idle();
         if !idle || !matches!(state.phase, Phase::Ending { .. }) {
             return;
@@ -407,6 +417,7 @@ impl Conn {
             broken: error.is_some(),
         };
         state.reading.clear();
+        self.end_tls(state);
         match (state.fd.take(), state.lent.take()) {
             (Some(fd), Some(lent)) => lent.give_back(&fd, &self.handle),
             // Others share it, so that dropping it does not close it.
@@ -480,6 +491,7 @@ impl Handler for Conn {
                 }
                 Key::In(number) => self.came_in(&mut state, number, completion),
                 Key::Tick => self.ticked(&mut state),
+                Key::Handshake => self.tls_timed_out(&mut state, &completion),
                 Key::Deadline(id) if completion.result.is_ok() => {
                     self.stop(&mut state, id, End::TimedOut);
                     self.stop_receive_in(&mut state, id, End::TimedOut);
@@ -508,6 +520,7 @@ mod tests {
         for key in [
             Key::Receive,
             Key::Tick,
+            Key::Handshake,
             Key::Out(0),
             Key::Out(u32::MAX),
             Key::Deadline(0),

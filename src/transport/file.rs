@@ -530,7 +530,13 @@ impl FileSend {
             self.end,
             Some(End::Truncated | End::Cancelled | End::TimedOut | End::Failed)
         );
-        broken && self.sent > 0 && !self.keep_connection
+        broken && (self.sent > 0 || self.gathered > 0) && !self.keep_connection
+    }
+
+    /// Whether it is to end now. What is gathered of it is encrypted then, and either has to leave or
+    /// to end with the connection.
+    pub(crate) fn may_stop(&self) -> bool {
+        self.stop.is_some() && (self.gathered == 0 || !self.keep_connection)
     }
 
     /// What its caller is told; it must be closed.

@@ -12,6 +12,11 @@ mod queue;
 mod reading;
 mod receiving;
 mod shared;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "tls/absent.rs"]
+mod tls;
 
 use std::fmt;
 use std::io;
@@ -41,6 +46,8 @@ pub struct TransportOptions {
     pub(crate) route: RouteChoice,
     pub(crate) not_reading: bool,
     pub(crate) lent: bool,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<crate::tls::Tls>,
 }
 
 impl TransportOptions {
@@ -65,6 +72,14 @@ impl TransportOptions {
     /// Whether to read from the start, or only after [`Transport::resume_reading`]. Default: true.
     pub fn reading(mut self, yes: bool) -> TransportOptions {
         self.not_reading = !yes;
+        self
+    }
+
+    /// Runs the connection over TLS: see [`Tls`](crate::Tls) for what that changes. Default: it is
+    /// plain.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: crate::tls::Tls) -> TransportOptions {
+        self.tls = Some(tls);
         self
     }
 
@@ -95,8 +110,8 @@ impl Transport {
     /// is made non-blocking. `connection_made` comes from the loop.
     ///
     /// # Errors
-    /// `InvalidInput` where the descriptor is neither; the kernel's refusal to make it
-    /// non-blocking.
+    /// `InvalidInput` where the descriptor is neither, or can't be one of a connection over TLS that
+    /// was asked for; the kernel's refusal to make it non-blocking.
     pub fn new(
         proactor: &Proactor,
         fd: Fd,
@@ -282,6 +297,18 @@ impl Transport {
     /// As [`peer_addr`](Transport::peer_addr)'s.
     pub fn local_addr(&self) -> io::Result<Address> {
         net::local_address(&self.socket()?)
+    }
+
+    /// What the TLS handshake agreed on. `None` on a plain connection, before the handshake is
+    /// through, and once the connection is lost.
+    #[cfg(feature = "tls")]
+    pub fn tls_info(&self) -> Option<crate::tls::TlsInfo> {
+        self.conn.state.borrow().tls.as_ref()?.info()
+    }
+
+    /// Whether it is a connection over TLS.
+    pub(crate) fn is_over_tls(&self) -> bool {
+        self.conn.state.borrow().tls.is_some()
     }
 
     fn socket(&self) -> io::Result<Fd> {

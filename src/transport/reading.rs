@@ -159,6 +159,18 @@ impl Reading {
         }
     }
 
+    /// Whether the stream has ended.
+    #[cfg(feature = "tls")]
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// How many bytes are held.
+    #[cfg(feature = "tls")]
+    pub(super) fn held_len(&self) -> usize {
+        self.held.iter().map(|received| received.len()).sum()
+    }
+
     /// Bytes that arrived and were not delivered, the first of them.
     pub(crate) fn take_held(&mut self) -> Option<Received> {
         match self.held.front() {
@@ -209,9 +221,16 @@ impl Conn {
             }
         );
         let taken = state.is_taken();
+        let tls = state.tls.is_some() && Conn::tls_reads(state);
+        let open = match state.phase {
+            Phase::Open => true,
+            // TLS has to be heard to the end.
+            Phase::Closing => state.tls.is_some(),
+            Phase::Ending { .. } | Phase::Lost { .. } => false,
+        };
         let reading = &mut state.reading;
-        let asked = reading.wanted && !taken;
-        let wanted = matches!(state.phase, Phase::Open) && !reading.over && (asked || watching);
+        let asked = (reading.wanted && !taken) || watching || tls;
+        let wanted = open && !reading.over && asked;
         match reading.op {
             Some(token) if !wanted && !reading.cancelling => {
                 reading.cancelling = true;
@@ -264,7 +283,11 @@ impl Conn {
         }
         let cancelled = completion.is_cancelled();
         match completion.result {
+            Ok(Output::Data(data)) if data.is_empty() && state.tls.is_some() => {
+                self.sealed_ended(state);
+            }
             Ok(Output::Data(data)) if data.is_empty() => self.received_end(state),
+            Ok(Output::Data(data)) if state.tls.is_some() => self.sealed_arrived(state, &data),
             Ok(Output::Data(data)) => {
                 let received = Received::Lease(data);
                 state.events.push_back(Event::Received(received));
@@ -295,7 +318,7 @@ impl Conn {
         }
     }
 
-    fn received_end(&self, state: &mut State) {
+    pub(super) fn received_end(&self, state: &mut State) {
         state.reading.over = true;
         state.events.push_back(Event::Received(Received::End));
     }

@@ -26,6 +26,8 @@ pub(crate) struct Shared {
 impl Shared {
     /// The size of a pooled buffer.
     pub(crate) const BUFFER: usize = 64 << 10;
+    /// What it really has room for: with it, the headers and tags of TLS records that hold as much.
+    const ROOM: usize = Shared::BUFFER + 1024;
     /// The most buffers kept while no one uses them: as many as one turn of a busy loop needs. Only
     /// the pages that were ever written to take memory.
     const IDLE: usize = 256;
@@ -49,12 +51,12 @@ impl Shared {
         stats
     }
 
-    /// An empty buffer with [`Shared::BUFFER`] bytes of room.
+    /// An empty buffer with room for [`Shared::BUFFER`] bytes.
     pub(crate) fn buffer(&self) -> BytesMut {
         self.buffers
             .borrow_mut()
             .pop()
-            .unwrap_or_else(|| BytesMut::with_capacity(Shared::BUFFER))
+            .unwrap_or_else(|| BytesMut::with_capacity(Shared::ROOM))
     }
 
     /// Takes a buffer back.
@@ -63,7 +65,7 @@ impl Shared {
         if buffers.len() < Shared::IDLE {
             buffer.clear();
             // What was taken off at its front is room again; no other size comes in here.
-            if buffer.try_reclaim(Shared::BUFFER) {
+            if buffer.try_reclaim(Shared::ROOM) {
                 buffers.push(buffer);
             }
         }

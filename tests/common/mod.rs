@@ -5,6 +5,8 @@
 
 pub mod kernel;
 pub mod process;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;

@@ -96,6 +96,12 @@ impl Out {
         self.busy.is_none()
     }
 
+    /// Whether the kernel took less than it got last.
+    #[cfg(feature = "tls")]
+    pub(super) fn is_full(&self) -> bool {
+        self.full
+    }
+
     /// The number of the operation under way.
     pub(crate) fn number(&self) -> Option<u32> {
         self.busy.as_ref().map(|_| self.number)
@@ -131,6 +137,10 @@ impl Conn {
                 }
                 state.queue.recount(0);
             }
+            // What is encrypted goes first.
+            if state.tls.is_some() && self.send_sealed(state) {
+                return;
+            }
             if state.queue.is_empty() {
                 self.idle(state);
                 return;
@@ -149,6 +159,10 @@ impl Conn {
         state.out.full = false;
         state.queue.shrink();
         self.push_out(state);
+        let ends = state.write_end == WriteEnd::Wanted || matches!(state.phase, Phase::Closing);
+        if ends && state.tls.is_some() && self.notify_close(state) {
+            return;
+        }
         if state.write_end == WriteEnd::Wanted {
             state.write_end = WriteEnd::Done;
             if let Err(e) = net::shutdown(&fd, std::net::Shutdown::Write) {
@@ -193,6 +207,12 @@ impl Conn {
     fn begin_large(&self, state: &mut State, op: &Op) {
         let len = match op {
             Op::SendFile(op) => op.len,
+            Op::Send { buf, .. } if state.tls.is_some() => {
+                // A file goes in many sends, as many bytes as it is.
+                let file = state.queue.file_mut(0);
+                let left = file.map_or(0, |file| file.left().unwrap_or(u64::MAX));
+                left.saturating_add(buf.len() as u64)
+            }
             Op::Send { buf, .. } => buf.len() as u64,
             Op::SendVectored { bufs, .. } => bufs.iter().map(|b| b.len() as u64).sum(),
             _ => 0,
@@ -216,7 +236,7 @@ impl Conn {
         }
     }
 
-    fn wait_for_room(self: &Rc<Self>, state: &mut State) {
+    pub(super) fn wait_for_room(self: &Rc<Self>, state: &mut State) {
         let Some(fd) = state.fd.clone() else { return };
         state.out.full = false;
         let interest = Interest::WRITABLE;
@@ -309,10 +329,13 @@ impl Conn {
         if file.verdict().is_some() {
             return;
         }
+        // Over TLS what was gathered stays so until it has left.
+        let gathered = file.gathered > 0;
         let busy = match &state.out.busy {
+            _ if gathered => true,
             None => false,
             Some((_, Doing::Room | Doing::Pace | Doing::StreamReady)) => at == 0,
-            Some((_, Doing::Send(_))) => file.gathered > 0,
+            Some((_, Doing::Send(_))) => false,
             Some((
                 _,
                 Doing::Chunk(of, _)
@@ -321,7 +344,7 @@ impl Conn {
                 | Doing::Stream(of)
                 | Doing::Reader(of)
                 | Doing::Reopen(of),
-            )) => *of == id || file.gathered > 0,
+            )) => *of == id,
         };
         if !busy && file.sent == 0 {
             if let Some(file) = state.queue.take(at) {
@@ -339,7 +362,7 @@ impl Conn {
     /// Ends the sends that were to be stopped when an operation had something of them.
     fn finish_stopped(self: &Rc<Self>, state: &mut State) {
         state.out.stops = false;
-        while let Some(file) = state.queue.take_where(|file| file.stop.is_some()) {
+        while let Some(file) = state.queue.take_where(|file| file.may_stop()) {
             let end = file.verdict().or(file.stop).unwrap_or(End::Cancelled);
             self.finish(&mut state.events, file, end);
         }

@@ -31,6 +31,9 @@ impl Conn {
         bytes: usize,
         files: bool,
     ) {
+        if state.tls.is_some() {
+            return self.gather(state, socket);
+        }
         let fits = bytes <= Shared::BUFFER - if files { LARGE } else { 0 };
         let small = entries > 0 && bytes / entries < LARGE / 4;
         if (files && fits) || (entries > 1 && (fits || small)) {
@@ -62,6 +65,22 @@ impl Conn {
     }
 
     pub(super) fn send(self: &Rc<Self>, state: &mut State, socket: Fd, buf: SendBuf, more: bool) {
+        let buf = match state.tls {
+            None => Some(buf),
+            Some(_) => self.seal(state, buf),
+        };
+        if let Some(buf) = buf {
+            self.send_as_is(state, socket, buf, more);
+        }
+    }
+
+    pub(in crate::transport) fn send_as_is(
+        self: &Rc<Self>,
+        state: &mut State,
+        socket: Fd,
+        buf: SendBuf,
+        more: bool,
+    ) {
         let len = buf.len();
         state.out.corked = more;
         self.start(state, Op::Send { socket, buf, more }, Doing::Send(len));
@@ -72,7 +91,11 @@ impl Conn {
         let Some(file) = state.queue.file_mut(0) else {
             return;
         };
-        let len = match file.allowed(file.head.len() as u64) {
+        let most = match state.tls {
+            None => file.head.len(),
+            Some(_) => file.head.len().min(Shared::BUFFER),
+        };
+        let len = match file.allowed(most as u64) {
             Ok(len) => len as usize,
             Err(at) => return self.wait_until(state, at),
         };
@@ -260,6 +283,10 @@ impl Conn {
         };
         let buf = std::mem::take(chunk);
         let len = buf.len();
+        if state.tls.is_some() {
+            file.gathered = len;
+            return self.send(state, socket, buf.into(), false);
+        }
         state.out.corked = false;
         let op = Op::Send {
             socket,

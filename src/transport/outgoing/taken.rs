@@ -101,16 +101,28 @@ impl Conn {
         let mut stats = self.shared.stats.borrow_mut();
         stats.written += written as u64;
         stats.sent.add(Route::Copy, (n - written) as u64);
-        queue.ungather();
+        // What is encrypted can't be gathered anew.
+        if state.tls.is_none() {
+            queue.ungather();
+        }
     }
 
     fn sent(self: &Rc<Self>, state: &mut State, len: usize, completion: Completion) {
         let taken = completion.transferred as usize;
-        self.reclaim(completion.op);
-        self.consume(state, taken);
+        let counts = match state.tls {
+            Some(_) => self.records_taken(state, taken, completion.op),
+            None => {
+                self.reclaim(completion.op);
+                taken
+            }
+        };
+        self.consume(state, counts);
         state.out.full = taken < len;
         if let Err(e) = completion.result {
             self.send_failed(state, e);
+        }
+        if state.tls.is_some() {
+            self.end_failed(state);
         }
     }
 

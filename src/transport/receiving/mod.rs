@@ -237,7 +237,8 @@ impl Conn {
 
     /// Starts the operation that brings the first receive's next bytes into its file.
     fn bring(self: &Rc<Self>, state: &mut State) {
-        let reading = !state.reading.is_idle();
+        // Over TLS all that comes has been read by the connection.
+        let reading = !state.reading.is_idle() || state.tls.is_some();
         let Some(receive) = state.receiving.queue.front_mut() else {
             return;
         };
