@@ -42,6 +42,14 @@ pub trait Protocol {
         let _ = transport;
     }
 
+    /// The kernel has taken more of what is queued, of writes and files: `total` bytes since the
+    /// connection was made, as [`Transport::bytes_sent`] says. It is called only where
+    /// [`Transport::tell_bytes_sent`] asks for it; after the callbacks of the sends that these bytes ended, and for the last time before
+    /// `connection_lost`.
+    fn bytes_sent(&mut self, transport: &Transport, total: u64) {
+        let _ = (transport, total);
+    }
+
     /// The connection is over: `None` after `close`, `abort` or the peer's end of stream, else
     /// what broke it. Nothing follows.
     fn connection_lost(&mut self, error: Option<io::Error>) {

@@ -46,6 +46,10 @@ impl Routes {
         self.0 |= 1 << route as u8;
     }
 
+    pub(crate) fn insert_all(&mut self, routes: Routes) {
+        self.0 |= routes.0;
+    }
+
     /// Whether `route` carried some.
     pub fn contains(self, route: Route) -> bool {
         self.0 & (1 << route as u8) != 0

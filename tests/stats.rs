@@ -2,11 +2,16 @@
 
 mod common;
 
-use std::io::Write;
+use std::cell::RefCell;
+use std::io::{Read, Write};
+use std::rc::Rc;
 
 use common::*;
 use spliceport::proactor::Proactor;
-use spliceport::{ReceiveOptions, Route, RouteChoice, Sink, Source, TransportStats};
+use spliceport::{
+    Protocol, ReceiveOptions, Route, RouteChoice, Sink, Source, Transport, TransportOptions,
+    TransportStats,
+};
 
 on_both_backends! {
     fn bytes_are_counted_by_route_and_sends_by_end(proactor: Proactor) {
@@ -38,6 +43,63 @@ on_both_backends! {
         transport.close();
         join(&proactor, peer);
         run_until(&proactor, "the end", || TransportStats::of(&proactor).connections == 0);
+    }
+
+    fn a_protocol_is_told_of_the_bytes_that_left(proactor: Proactor) {
+        // What was told, and whether the connection was lost by then.
+        #[derive(Clone, Default)]
+        struct Told(Rc<RefCell<Vec<(u64, bool)>>>);
+        impl Protocol for Told {
+            fn connection_made(&mut self, transport: &Transport) {
+                transport.tell_bytes_sent(true);
+            }
+            fn data_received(&mut self, _: &Transport, _: &[u8]) {}
+            fn bytes_sent(&mut self, transport: &Transport, total: u64) {
+                assert!(transport.bytes_sent() >= total);
+                self.0.borrow_mut().push((total, false));
+            }
+            fn connection_lost(&mut self, _: Option<std::io::Error>) {
+                self.0.borrow_mut().push((0, true));
+            }
+        }
+        for route in ROUTES {
+            let told = Told::default();
+            let (ours, peer) = tight_tcp();
+            let (protocol, options) = (Box::new(told.clone()), TransportOptions::new());
+            let transport = Transport::new(&proactor, ours, protocol, &options).unwrap();
+            let peer = read_all(peer);
+            transport.write(vec![0; 1000]).unwrap();
+            let sent = send(&transport, file(300_000), by(route));
+            // All of it has left, and this is known, when the last of the callbacks comes.
+            let bytes = Source::bytes(vec![1; 5000]);
+            send(&transport, bytes, by(route)).succeed(&proactor, 5000);
+            assert_eq!(sent.sent(), 300_000);
+            assert_eq!(transport.bytes_sent(), 306_000);
+            transport.close();
+            join(&proactor, peer);
+            let lost = || told.0.borrow().last() == Some(&(0, true));
+            run_until(&proactor, "the end", lost);
+            let told = told.0.borrow();
+            assert!(told.windows(2).all(|two| two[0].0 < two[1].0 || two[1].1), "{told:?}");
+            assert_eq!(told[told.len() - 2], (306_000, false));
+        }
+    }
+
+    fn the_bytes_of_a_broken_connection_are_known(proactor: Proactor) {
+        let (transport, record, peer) = open(&proactor);
+        let sent = send(&transport, file(50 << 20), by(RouteChoice::Auto));
+        let reading = std::thread::spawn(move || {
+            let mut peer = peer;
+            peer.read_exact(&mut vec![0; 8 << 20]).unwrap();
+            peer
+        });
+        let peer = join(&proactor, reading);
+        transport.abort();
+        sent.wait(&proactor);
+        run_until(&proactor, "the end", || record.is_lost());
+        assert!((8 << 20..50 << 20).contains(&sent.sent()), "{}", sent.sent());
+        assert_eq!(transport.bytes_sent(), sent.sent());
+        drop(peer);
     }
 
     fn received_bytes_are_counted_too(proactor: Proactor) {

@@ -4,6 +4,7 @@ mod clock;
 mod frame;
 mod gate;
 mod http;
+mod observe;
 mod open;
 mod receiver;
 mod sender;
@@ -16,6 +17,7 @@ pub use http::Site;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub use http::properties;
+pub use observe::{Ending, Exchange, Head, Observer};
 pub use receiver::{Received, ReceiverOptions, Receiving, receive};
 pub use sender::{SenderOptions, Sending, Sent, send};
 pub use server::{Limits, Server, ServerOptions};

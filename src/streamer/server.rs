@@ -15,7 +15,8 @@ use crate::{Listener, Protocol, RouteChoice, Transport, TransportOptions};
 
 use super::clock::Clock;
 use super::gate::{Entry, Gate};
-use super::http::{Cache, Connection, DateCache, Http, Moment, Place, Site};
+use super::http::{Cache, Connection, DateCache, Http, Moment, Place, Site, Times};
+use super::observe::{Observer, Observers};
 use super::open::open_beneath;
 use super::uploads::Uploads;
 use super::worker;
@@ -118,6 +119,7 @@ impl Server {
             cache: RefCell::new(Cache::new(options.open_files)),
             limits: Cell::new(options.limits),
             options,
+            observers: RefCell::default(),
             root,
             proactor: proactor.handle(),
             clock: Clock::new(proactor.handle()),
@@ -136,7 +138,12 @@ impl Server {
                 Some(gate) => match gate.enter() {
                     Entry::Admitted(pass) => Place::Admitted(pass),
                     Entry::TurnedAway(pass) => Place::TurnedAway(pass),
-                    Entry::Full => return None,
+                    Entry::Full => {
+                        if let Some(observers) = for_each.observers() {
+                            observers.tell(|o| o.connection_refused());
+                        }
+                        return None;
+                    }
                 },
             };
             let connection = Connection::new(Rc::clone(&for_each), place);
@@ -144,6 +151,14 @@ impl Server {
         };
         let listener = Listener::from_fd(proactor, socket, transport, factory)?;
         Ok(Server { shared, listener })
+    }
+
+    /// Has an observer told of all connections that come from now on, besides those that are told
+    /// already.
+    pub fn observe(&self, observer: Rc<dyn Observer>) {
+        let mut observers = self.shared.observers.borrow_mut();
+        let more = observers.take().unwrap_or_default().and(observer);
+        *observers = Some(Rc::new(more));
     }
 
     /// Where it listens.
@@ -190,6 +205,8 @@ pub(super) struct Shared {
     /// As they were at the start; the limits now are [`Shared::limits`].
     pub(super) options: ServerOptions,
     limits: Cell<Limits>,
+    /// `None` where nobody observes.
+    observers: RefCell<Option<Rc<Observers>>>,
     root: Fd,
     proactor: Handle,
     pub(super) cache: RefCell<Cache>,
@@ -216,6 +233,15 @@ impl Shared {
 
     pub(super) fn moment(&self) -> Moment {
         self.clock.moment()
+    }
+
+    pub(super) fn times(&self) -> Times {
+        self.clock.times()
+    }
+
+    /// Those who are to be told of a new connection.
+    pub(super) fn observers(&self) -> Option<Rc<Observers>> {
+        self.observers.borrow().clone()
     }
 
     pub(super) fn is_stopping(&self) -> bool {

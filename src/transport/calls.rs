@@ -242,6 +242,14 @@ impl Conn {
         self.state.borrow().queue.data_len()
     }
 
+    pub(crate) fn bytes_sent(&self) -> u64 {
+        self.state.borrow().out.sent
+    }
+
+    pub(crate) fn tell_bytes_sent(&self, yes: bool) {
+        self.state.borrow_mut().out.tells = yes;
+    }
+
     pub(crate) fn fd(&self) -> Option<Fd> {
         self.state.borrow().fd.clone()
     }

@@ -23,6 +23,8 @@ pub(crate) enum Event {
     /// The send with this id has got on.
     Progress(u64),
     Sent(Box<FileSend>),
+    /// So many bytes have left since the beginning.
+    BytesSent(u64),
     /// Tasks that waited for the queue to drain.
     Wake(Vec<Waker>),
     /// The receive with this id has got on.
@@ -57,6 +59,9 @@ impl Conn {
             }
             Event::Progress(id) => self.deliver_progress(transport, id),
             Event::Sent(file) => self.deliver_sent(transport, file),
+            Event::BytesSent(total) => {
+                self.call(|protocol| protocol.bytes_sent(transport, total));
+            }
             Event::Wake(wakers) => {
                 self.guard(|| wakers.into_iter().for_each(Waker::wake));
             }

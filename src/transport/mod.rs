@@ -283,6 +283,18 @@ impl Transport {
         self.conn.write_buffer_size()
     }
 
+    /// The number of bytes that the kernel has taken for the peer since the connection was made, of
+    /// writes and files together. It is exact when nothing is under way, and when the connection is
+    /// lost; else what the operation under way has brought so far is not yet counted.
+    pub fn bytes_sent(&self) -> u64 {
+        self.conn.bytes_sent()
+    }
+
+    /// Whether [`Protocol::bytes_sent`] is called as bytes leave, from now on. At first it is not.
+    pub fn tell_bytes_sent(&self, yes: bool) {
+        self.conn.tell_bytes_sent(yes);
+    }
+
     /// The other side's address.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use crate::{Protocol, Transport};
 
 use super::body::{Body, Lost};
 use super::ends::LINGER_BYTES;
+use super::exchanges::{Exchanges, head_of};
 use super::request::{MAX_HEAD, MAX_TARGET, Parsed, parse};
 use super::status::Status;
 
@@ -69,6 +70,8 @@ pub(crate) struct Connection {
     pub(super) key: Cell<Option<usize>>,
     place: Place,
     pub(super) state: RefCell<State>,
+    /// `None` where nobody wants to know.
+    pub(super) exchanges: Option<Box<Exchanges>>,
 }
 
 /// Whether a connection is one of those that there may be.
@@ -106,17 +109,22 @@ impl Protocol for Http {
         self.0.take_up(transport);
     }
 
+    fn bytes_sent(&mut self, _: &Transport, total: u64) {
+        self.0.bytes_sent(total);
+    }
+
     fn connection_lost(&mut self, error: Option<io::Error>) {
-        if let Some(error) = error {
+        if let Some(error) = &error {
             log::debug!("a connection ended: {error}");
         }
-        self.0.lost();
+        self.0.lost(error.as_ref());
     }
 }
 
 impl Connection {
     pub(crate) fn new(server: Rc<Shared>, place: Place) -> Rc<Connection> {
         let since = server.tick();
+        let exchanges = server.observers().map(Exchanges::new);
         Rc::new(Connection {
             server,
             key: Cell::new(None),
@@ -134,22 +142,27 @@ impl Connection {
                 since,
                 taken: 0,
             }),
+            exchanges: exchanges.map(Box::new),
         })
     }
 
     fn made(self: &Rc<Self>, transport: &Transport) {
         self.state.borrow_mut().transport = Some(transport.clone());
         self.key.set(Some(self.server.add(Rc::clone(self))));
+        let turned_away = matches!(self.place, Place::TurnedAway(_));
+        self.begin_account(transport, !turned_away);
         if self.server.is_stopping() {
             self.close(transport);
-        } else if matches!(self.place, Place::TurnedAway(_)) {
+        } else if turned_away {
             // Whatever it will ask for: it need not be waited for.
+            self.begin_exchange(b"");
             let fields = "Retry-After: 1\r\n";
             self.refuse(transport, Status::UNAVAILABLE, fields);
         }
     }
 
-    fn lost(&self) {
+    fn lost(&self, error: Option<&io::Error>) {
+        self.end_account(error);
         let transport = {
             let mut state = self.state.borrow_mut();
             state.phase = Phase::Closing;
@@ -246,12 +259,17 @@ impl Connection {
                 return at;
             }
             match parse(&data[at..]) {
-                Parsed::Partial => return at,
+                Parsed::Partial => {
+                    self.exchange_begins();
+                    return at;
+                }
                 Parsed::Refused(status) => {
+                    self.begin_exchange(head_of(&data[at..]));
                     self.refuse(transport, status, "");
                     return data.len();
                 }
                 Parsed::Complete(request) => {
+                    self.begin_exchange(&data[at..at + request.len]);
                     at += request.len;
                     let more = at < data.len();
                     self.answer(transport, request, more);

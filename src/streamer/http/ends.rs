@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use crate::Transport;
+use crate::streamer::observe::Ending;
 use crate::streamer::server::Shared;
 
 use super::connection::{Connection, Phase};
+use super::exchanges::head_of;
 use super::status::Status;
 
 /// How long, in ticks, an ended connection is still read from, so that the client gets the
@@ -66,6 +68,7 @@ impl Connection {
     /// Ends it at once.
     pub(crate) fn abort(&self) {
         if let Some(transport) = self.transport() {
+            self.cut(Ending::Stopped);
             self.state.borrow_mut().phase = Phase::Closing;
             transport.abort();
         }
@@ -115,10 +118,14 @@ impl Connection {
             (state.phase, state.input.is_empty(), stalled)
         };
         match phase {
-            _ if stalled => self.abort(),
-            Phase::Open if idle => self.close(&transport),
-            Phase::Open => self.refuse(&transport, Status::REQUEST_TIMEOUT, ""),
-            _ => self.abort(),
+            Phase::Open if idle && !stalled => return self.close(&transport),
+            Phase::Open if !stalled => {
+                let input = std::mem::take(&mut self.state.borrow_mut().input);
+                self.begin_exchange(head_of(&input));
+                return self.refuse(&transport, Status::REQUEST_TIMEOUT, "");
+            }
+            _ => self.cut(Ending::TimedOut),
         }
+        self.abort();
     }
 }

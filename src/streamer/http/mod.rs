@@ -10,6 +10,7 @@ mod coding;
 mod connection;
 mod date;
 mod ends;
+mod exchanges;
 mod fields;
 mod head;
 mod host;
@@ -33,7 +34,7 @@ mod upload;
 pub(super) use cache::Cache;
 pub(super) use connection::{Connection, Http, Place};
 pub(super) use date::DateCache;
-pub(super) use moment::Moment;
+pub(super) use moment::{Moment, Times};
 pub use site::Site;
 
 #[cfg(test)]

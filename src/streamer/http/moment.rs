@@ -2,7 +2,7 @@
 //! back, so what is found out for one of them (the time, that a file is unchanged, what is in it)
 //! is no older for the others: it is found out once.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use super::date;
 
@@ -21,4 +21,11 @@ impl Moment {
         let second = date::seconds(now);
         Moment { turn, now, second }
     }
+}
+
+/// A turn's time, as a time of day and as one that durations can be counted from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    pub(crate) day: SystemTime,
+    pub(crate) steady: Instant,
 }

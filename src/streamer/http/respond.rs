@@ -155,18 +155,17 @@ impl Connection {
             && let Some(response) = entry.response(moment, dates)
         {
             self.write(transport, response);
-            return self.finished(Status::OK, size);
+            return self.response_queued(Status::OK, size);
         }
         self.write(
             transport,
             entry.head(wanted.persistence, moment.second, dates),
         );
-        if wanted.head || size == 0 {
-            self.finished(Status::OK, 0);
-        } else {
-            let done = Some((Status::OK, size));
-            self.send(transport, entry, 0..size, done);
+        let size = if wanted.head { 0 } else { size };
+        if size > 0 {
+            self.send(transport, entry, 0..size);
         }
+        self.response_queued(Status::OK, size);
         self.responded(transport, wanted);
     }
 
@@ -188,8 +187,8 @@ impl Connection {
                 .end(wanted.persistence)
         });
         self.write(transport, head.freeze());
-        let done = Some((Status::PARTIAL_CONTENT, length));
-        self.send(transport, entry, part, done);
+        self.send(transport, entry, part);
+        self.response_queued(Status::PARTIAL_CONTENT, length);
         self.responded(transport, wanted);
     }
 
@@ -214,13 +213,12 @@ impl Connection {
                 .end(wanted.persistence)
         });
         self.write(transport, head.freeze());
-        let last = parts.len() - 1;
-        for (index, (head, &(start, end))) in multipart.heads.into_iter().zip(parts).enumerate() {
+        for (head, &(start, end)) in multipart.heads.into_iter().zip(parts) {
             self.write(transport, head.into());
-            let done = (index == last).then_some((Status::PARTIAL_CONTENT, multipart.length));
-            self.send(transport, entry, start..end, done);
+            self.send(transport, entry, start..end);
         }
         self.write(transport, multipart.end.into());
+        self.response_queued(Status::PARTIAL_CONTENT, multipart.length);
         self.responded(transport, wanted);
     }
 
@@ -232,14 +230,10 @@ impl Connection {
         usual && auto && transport.write_buffer_size() < MAX_WRITTEN
     }
 
-    /// Queues a part of a file. With the last of a response goes what is to be said of that.
-    fn send(
-        self: &Rc<Self>,
-        transport: &Transport,
-        entry: &Entry,
-        part: Range<u64>,
-        done: Option<(Status, u64)>,
-    ) {
+    /// Queues a part of a file.
+    fn send(self: &Rc<Self>, transport: &Transport, entry: &Entry, part: Range<u64>) {
+        self.queued(part.end - part.start);
+        let exchange = self.exchange();
         // How much may be queued is decided here, by the number of files.
         let mut options = SendOptions::new().write_weight(0);
         if let Some(rate) = self.server.limits().rate {
@@ -259,11 +253,7 @@ impl Connection {
         let connection = Rc::clone(self);
         let source = Source::file(entry.fd().clone(), part);
         transport.send_file(source, options, move |transport, outcome| {
-            if let Some((status, bytes)) = done
-                && outcome.is_success()
-            {
-                connection.finished(status, bytes);
-            }
+            connection.carried(exchange, &outcome);
             connection.sent(transport, outcome);
         });
     }
@@ -323,7 +313,7 @@ impl Connection {
         let site = &self.server.options.site;
         let (text, bytes) = self.server.with_date(|date| plain.build(site, date));
         self.write(transport, text);
-        self.finished(status, bytes as u64);
+        self.response_queued(status, bytes as u64);
     }
 
     /// Answers with what a directory holds. A part of that is never sent: it is not the same from one
@@ -359,11 +349,12 @@ impl Connection {
         if !wanted.head {
             self.write(transport, page.body);
         }
-        self.finished(Status::OK, bytes as u64);
+        self.response_queued(Status::OK, bytes as u64);
         self.responded(transport, wanted);
     }
 
     fn write(&self, transport: &Transport, text: Bytes) {
+        self.queued(text.len() as u64);
         if let Err(error) = transport.write(text) {
             log::debug!("a response can't be sent: {error}");
         }
@@ -380,13 +371,6 @@ impl Connection {
         } else {
             self.close(transport);
         }
-    }
-
-    /// A response is done with: its last file was sent, or, where it has none, it was queued.
-    /// `bytes` are those of its content.
-    #[inline]
-    fn finished(&self, status: Status, bytes: u64) {
-        log::trace!("{} with {bytes} bytes", status.code);
     }
 
     /// Whether the file that is being opened is still wanted.

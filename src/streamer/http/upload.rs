@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use rustix::io::Errno;
 
+use crate::streamer::observe::Ending;
 use crate::streamer::server::Shared;
 use crate::streamer::uploads::{place, prepare};
 use crate::{
@@ -194,6 +195,7 @@ impl Upload {
         // Whoever has begun to send does not wait.
         if self.put.expects && self.length > 0 && prefix.is_empty() {
             let word = &b"HTTP/1.1 100 Continue\r\n\r\n"[..];
+            connection.queued(word.len() as u64);
             if let Err(error) = transport.write(word) {
                 log::debug!("a client can't be told to go on: {error}");
             }
@@ -230,7 +232,10 @@ impl Upload {
                 self.refuse(status);
             }
             // The client is gone, or has said less than it promised: there is nobody to tell.
-            _ => self.connection.close(&self.transport),
+            _ => {
+                self.connection.cut(Ending::PeerGone);
+                self.connection.close(&self.transport);
+            }
         }
     }
 

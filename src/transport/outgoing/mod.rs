@@ -89,6 +89,10 @@ pub(crate) struct Out {
     appetite: Appetite,
     /// The operation under way counts among the large ones.
     large: bool,
+    /// Bytes that the kernel has taken since the beginning.
+    pub(crate) sent: u64,
+    /// The protocol is told of them.
+    pub(crate) tells: bool,
 }
 
 impl Out {

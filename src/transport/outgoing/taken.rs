@@ -28,6 +28,7 @@ impl Conn {
             return self.discard(state, completion);
         };
         self.end_large(state, completion.transferred);
+        let before = state.out.sent;
         let cancelled = completion.is_cancelled();
         if cancelled && !state.out.interrupted {
             self.proactor_gone(state);
@@ -56,6 +57,9 @@ impl Conn {
                 Err(e) if !cancelled => self.peer_gone(state, e),
                 _ => {}
             },
+        }
+        if state.out.tells && state.out.sent > before {
+            state.events.push_back(Event::BytesSent(state.out.sent));
         }
         if let Some(file) = state.queue.file_mut(0)
             && file.progress.is_some()
@@ -93,6 +97,7 @@ impl Conn {
 
     /// So many of the gathered bytes have been taken; the sends that are over by that end.
     fn consume(&self, state: &mut State, n: usize) {
+        state.out.sent += n as u64;
         let State { queue, events, .. } = state;
         let written = queue.consume(n, |file| {
             let end = file.verdict().unwrap_or(End::Complete);
@@ -144,6 +149,7 @@ impl Conn {
             return;
         };
         buf.advance(buf.len() - left.min(buf.len()));
+        state.out.sent += completion.transferred;
         let at = state.queue.find(id);
         if let Some(file) = at.and_then(|at| state.queue.file_mut(at)) {
             file.took(completion.transferred);
@@ -185,6 +191,7 @@ impl Conn {
             _ => SendBuf::new(),
         };
         self.consume(state, header - header_left.min(header));
+        state.out.sent += completion.transferred;
         let Some(at) = state.queue.find(id) else {
             return;
         };
