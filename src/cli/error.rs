@@ -62,6 +62,11 @@ fn advice(error: &io::Error) -> Option<&'static str> {
         Errno::CONNREFUSED => "nothing listens there: start the receiver first",
         Errno::NETUNREACH | Errno::HOSTUNREACH => "no route leads there: check the address",
         Errno::NOSPC | Errno::DQUOT => "make room, or choose another place",
+        Errno::ACCESS | Errno::PERM => {
+            "this user may not: look at the modes and owners on the way there, or start it as \
+             another user"
+        }
+        Errno::NOENT => "check the path: something on the way there is missing",
         Errno::ROFS => "the file system is read-only: choose another place",
         Errno::MFILE => "too many open files in this process: raise the limit (ulimit -n)",
         Errno::NFILE => "too many open files in the system: raise fs.file-max",

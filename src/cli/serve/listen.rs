@@ -83,7 +83,7 @@ fn share(sockets: Vec<Fd>, threads: usize) -> Result<Doors, Failure> {
 
 fn bind(args: &Serve, threads: usize) -> Result<Doors, Failure> {
     let address = address::resolve(&args.listen)?.swap_remove(0);
-    let failed = |e: io::Error| Failure::io(format!("cannot listen on {}", args.listen), &e);
+    let failed = |e: io::Error| cannot_listen(&args.listen, &address, &e);
     let options = ListenOptions {
         reuse_port: threads > 1,
         ..ListenOptions::default()
@@ -120,6 +120,23 @@ fn bind(args: &Serve, threads: usize) -> Result<Doors, Failure> {
         bound,
         file,
     })
+}
+
+fn cannot_listen(text: &str, address: &Address, error: &io::Error) -> Failure {
+    let what = format!("cannot listen on {text}");
+    match address::port(address) {
+        Some(port) if error.kind() == io::ErrorKind::PermissionDenied => {
+            // Linux's own limit, and what it is unless somebody has changed it.
+            let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+            let first = first.ok().and_then(|text| text.trim().parse().ok());
+            let first = first.unwrap_or(1024_u16).max(port.saturating_add(1));
+            Failure::new(format!(
+                "{what}: {error}; ports below {first} are for root: choose one from there on, \
+                 start it as root with --user, or have systemd pass the socket"
+            ))
+        }
+        _ => Failure::io(what, error),
+    }
 }
 
 /// Gives the Unix socket's file its owner and its mode.

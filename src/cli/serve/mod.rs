@@ -16,6 +16,7 @@ use std::io::{self, Write};
 use std::num::NonZero;
 use std::sync::{Arc, Mutex, mpsc};
 
+use rustix::fs::{Access, AtFlags, accessat};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::proactor::Fd;
@@ -51,6 +52,7 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
     if let Some(account) = account {
         account.become_it()?;
     }
+    check_root(args, &root)?;
     let needs = sandbox::Needs {
         root: &root,
         uploads: args.upload,
@@ -262,4 +264,13 @@ fn open_root(args: &Serve) -> Result<Fd, Failure> {
         )));
     }
     Ok(Fd::new(root))
+}
+
+/// Whether the user that serves may look up names in the directory: it may have been opened by
+/// root, and would then have nothing to serve.
+fn check_root(args: &Serve, root: &Fd) -> Result<(), Failure> {
+    accessat(root, ".", Access::EXEC_OK, AtFlags::empty()).map_err(|e| {
+        let path = args.directory.display();
+        Failure::io(format!("cannot serve what is in {path}"), &e.into())
+    })
 }
