@@ -21,6 +21,7 @@ on_both_backends! {
     takes_changed_settings_at_a_hangup,
     serves_as_another_user,
     serves_in_the_sandbox,
+    opens_nothing_outside_in_the_sandbox,
     gives_its_unix_socket_away,
     serves_on_passed_sockets_and_tells_the_manager,
 }
@@ -177,6 +178,36 @@ fn serves_in_the_sandbox(backend: &str) {
     client.send(put.as_bytes());
     assert_eq!(client.head().status, 201);
     assert_eq!(server.get("/sub/new", "").body, b"new");
+}
+
+fn opens_nothing_outside_in_the_sandbox(backend: &str) {
+    let top = directory(&[
+        ("root/a", b"hello"),
+        ("c.toml", b"rate = '1M'"),
+        ("new.toml", b""),
+    ]);
+    let path = |name: &str| top.path().join(name);
+    let config = path("c.toml");
+    let config = config.to_str().unwrap();
+    for (sandbox, said) in [
+        ("off", None),
+        ("required", Some("c.toml: Permission denied")),
+    ] {
+        let more = ["--config", config, "--sandbox", sandbox];
+        let mut server = Server::with(backend, &path("root"), &more);
+        // A name that it was given, and now another file's, for which nothing was asked.
+        fs::write(path("new.toml"), "rate = '2M'").unwrap();
+        fs::rename(path("new.toml"), config).unwrap();
+        server.running.signal(Signal::HUP);
+        assert_eq!(server.get("/a", "").body, b"hello");
+        server.running.signal(Signal::TERM);
+        let ended = server.running.end();
+        assert_eq!(ended.code(), Some(0), "{ended:?}");
+        match said {
+            Some(said) => assert!(ended.stderr.contains(said), "{ended:?}"),
+            None => assert_eq!(ended.stderr, ""),
+        }
+    }
 }
 
 fn gives_its_unix_socket_away(backend: &str) {
@@ -384,26 +415,6 @@ fn what_is_wrong_at_the_start_is_told() {
     assert!(ended.stderr.contains("--threads"), "{ended:?}");
 }
 
-/// Has a program run where a system call is unknown.
-fn without(command: &mut Command, call: i64) {
-    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
-    let filter = SeccompFilter::new(
-        [(call, vec![])].into(),
-        SeccompAction::Allow,
-        SeccompAction::Errno(libc::ENOSYS as u32),
-        std::env::consts::ARCH
-            .try_into()
-            .expect("a known architecture"),
-    );
-    let filter: BpfProgram = filter.and_then(TryInto::try_into).expect("a filter");
-    // SAFETY: between fork and exec only system calls are made.
-    unsafe {
-        command.pre_exec(move || {
-            seccompiler::apply_filter(&filter).map_err(|_| std::io::ErrorKind::Other.into())
-        });
-    }
-}
-
 #[test]
 fn a_required_sandbox_is_one_or_there_is_no_start() {
     let dir = directory(&[("a", b"hello")]);
@@ -411,7 +422,11 @@ fn a_required_sandbox_is_one_or_there_is_no_start() {
     let listen = ["serve", path, "--listen", "127.0.0.1:0", "--sandbox"];
     let mut command = program(&listen);
     command.arg("required");
-    without(&mut command, libc::SYS_landlock_create_ruleset);
+    deny_in(
+        &mut command,
+        &[libc::SYS_landlock_create_ruleset],
+        libc::ENOSYS,
+    );
     let ended = run(command);
     assert_eq!(ended.code(), Some(1), "{ended:?}");
     for word in ["Landlock", "best-effort", "Linux 6.7"] {
@@ -419,7 +434,11 @@ fn a_required_sandbox_is_one_or_there_is_no_start() {
     }
     let mut command = program(&listen);
     command.arg("best-effort");
-    without(&mut command, libc::SYS_landlock_create_ruleset);
+    deny_in(
+        &mut command,
+        &[libc::SYS_landlock_create_ruleset],
+        libc::ENOSYS,
+    );
     let mut running = Running::start(command);
     assert!(running.line().starts_with("listening on"));
     running.signal(Signal::TERM);

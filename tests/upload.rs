@@ -25,6 +25,8 @@ on_both_backends! {
     finishes_uploads_when_stopped,
     takes_many_at_once,
     offers_nothing_unless_asked,
+    says_that_the_disk_is_full,
+    says_that_the_quota_is_used_up,
 }
 
 const TOKEN: &str = "s3cret";
@@ -330,6 +332,82 @@ fn offers_nothing_unless_asked(backend: &str) {
     let server = self::server(backend, dir.path());
     let response = server.ask(b"OPTIONS / HTTP/1.1\r\nHost: t\r\n\r\n");
     assert_eq!(response.field("Allow"), Some("GET, HEAD, PUT, OPTIONS"));
+}
+
+/// A file system of memory with room for this many bytes. Unmounted when dropped.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    fn mount(size: usize) -> Option<SmallDisk> {
+        let dir = empty();
+        let options = format!("size={size}");
+        let mount = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "none"])
+            .arg(dir.path())
+            .output();
+        let mounted = mount.is_ok_and(|done| done.status.success());
+        if !mounted {
+            eprintln!("not run: only root can mount a file system");
+        }
+        mounted.then_some(SmallDisk(dir))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let umount = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(self.0.path())
+            .status();
+        let _ = umount;
+    }
+}
+
+fn says_that_the_disk_is_full(backend: &str) {
+    let Some(disk) = SmallDisk::mount(1 << 20) else {
+        return;
+    };
+    let dir = disk.0.path();
+    fs::write(dir.join("kept"), "old").unwrap();
+    let server = server(backend, dir);
+    for route in ["/kept", "/new"] {
+        let body = content(LEN, 1);
+        let mut client = server.connect();
+        // Whoever is told too early may not get all of it away.
+        let _ = std::io::Write::write_all(&mut client.stream, &put(route, &body));
+        let response = client.response(b"PUT ");
+        assert_eq!(response.status, 507, "{route}");
+        assert_eq!(response.field("Connection"), Some("close"));
+    }
+    // All the room is there again, and what was there as well.
+    assert_eq!(names(dir), ["kept"]);
+    assert_eq!(server.get("/kept", "").body, b"old");
+    let body = content(900_000, 2);
+    wait_for("the room", || {
+        (server.ask(&put("/fits", &body)).status == 201).then_some(())
+    });
+    assert!(fs::read(dir.join("fits")).unwrap() == body);
+}
+
+/// No quota can be set up where the tests run: its error is made, at the place of a new name.
+fn says_that_the_quota_is_used_up(backend: &str) {
+    let dir = directory(&[("kept", b"old")]);
+    let mut command = program(&["serve", "--backend", backend, "--listen", "127.0.0.1:0"]);
+    command
+        .args(["--upload", "--upload-token", TOKEN])
+        .arg(dir.path());
+    let places = [libc::SYS_linkat, libc::SYS_renameat2, libc::SYS_renameat];
+    deny_in(&mut command, &places, libc::EDQUOT);
+    let mut server = Server::running(backend, command);
+    for target in ["/new", "/kept"] {
+        assert_eq!(server.ask(&put(target, b"body")).status, 507, "{target}");
+    }
+    assert_eq!(server.get("/kept", "").body, b"old");
+    server.running.signal(Signal::TERM);
+    let ended = server.running.end();
+    assert_eq!(ended.code(), Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("can't be uploaded"), "{ended:?}");
+    assert_eq!(names(dir.path()), ["kept"]);
 }
 
 #[test]

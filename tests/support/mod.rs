@@ -7,6 +7,7 @@ use std::fmt::Debug;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -186,7 +187,6 @@ impl Server {
     }
 
     pub fn with(backend: &str, directory: &Path, more: &[&str]) -> Server {
-        let runs = that_runs(backend);
         let mut command = program(&["serve", "--backend", backend]);
         command.arg(directory);
         if !more.contains(&"--listen") {
@@ -196,6 +196,12 @@ impl Server {
             command.args(["--threads", "1"]);
         }
         command.args(more);
+        Server::running(backend, command)
+    }
+
+    /// The one that a command starts, which listens on TCP and has this backend.
+    pub fn running(backend: &str, command: Command) -> Server {
+        let runs = that_runs(backend);
         let mut running = Running::start(command);
         let line = running.line();
         let address = line
@@ -374,17 +380,31 @@ pub fn make_big(path: &Path) -> usize {
 
 /// Lets a system call fail, in this thread and those it starts, as a seccomp profile does.
 pub fn deny(call: i64, errno: i32) {
-    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    seccompiler::apply_filter(&filter(&[call], errno)).expect("filters may be set");
+}
+
+/// The same for a program that is to be started, and several calls.
+pub fn deny_in(command: &mut Command, calls: &[i64], errno: i32) {
+    let filter = filter(calls, errno);
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe {
+        command.pre_exec(move || {
+            seccompiler::apply_filter(&filter).map_err(|_| io::ErrorKind::Other.into())
+        });
+    }
+}
+
+fn filter(calls: &[i64], errno: i32) -> seccompiler::BpfProgram {
+    use seccompiler::{SeccompAction, SeccompFilter};
     let filter = SeccompFilter::new(
-        [(call, Vec::new())].into_iter().collect(),
+        calls.iter().map(|call| (*call, Vec::new())).collect(),
         SeccompAction::Allow,
         SeccompAction::Errno(errno as u32),
         std::env::consts::ARCH
             .try_into()
             .expect("a known processor"),
     );
-    let filter: BpfProgram = filter.expect("a filter").try_into().expect("a program");
-    seccompiler::apply_filter(&filter).expect("filters may be set");
+    filter.and_then(TryInto::try_into).expect("a filter")
 }
 
 /// Bytes that differ from one place to another.

@@ -1,8 +1,7 @@
 //! The sandbox: what serving does not need is given up, for the process and for good.
 //!
 //! Landlock (Linux 5.13, and 6.7 for the network) leaves of the file system what is below the served
-//! directory, to be read, and the configuration; and no way to bind or
-//! connect a TCP socket. It holds for what the ring does too, since the ring acts with the
+//! directory, to be read, and the configuration; and no way to bind or connect a TCP socket. It holds for what the ring does too, since the ring acts with the
 //! credentials of who made it. The [filter](super::syscalls) knows system calls only, and what a
 //! ring does is none.
 
@@ -102,5 +101,115 @@ fn directory_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
+    }
+}
+
+// Miri has no Landlock.
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use std::cell::RefCell;
+    use std::ffi::CString;
+    use std::fs::{self, File};
+    use std::io;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::ffi::OsStrExt;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::proactor::{BackendChoice, Callback, Op, Open, Output, Proactor};
+
+    /// Does it in a thread of its own, which is in the sandbox alone.
+    fn inside(needs: &Needs<'_>, work: impl FnOnce() + Send) {
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                match restrict(Sandbox::Required, needs) {
+                    Ok(status) => assert_eq!(status, RulesetStatus::FullyEnforced),
+                    Err(e) => return eprintln!("not run: Landlock can't be had: {e}"),
+                }
+                work();
+            });
+            inside.join().expect("it holds");
+        });
+    }
+
+    fn assert_denied<T>(result: io::Result<T>, what: &str) {
+        let error = result.err().map(|e| e.kind());
+        assert_eq!(error, Some(io::ErrorKind::PermissionDenied), "{what}");
+    }
+
+    /// Has a proactor open a path, by whatever its backend opens with.
+    fn open_by(proactor: &Proactor, path: &Path) -> io::Result<Fd> {
+        let open = Open {
+            dir: None,
+            path: CString::new(path.as_os_str().as_bytes()).unwrap(),
+            flags: libc::O_RDONLY,
+            mode: 0,
+            beneath: false,
+        };
+        let opened = Rc::new(RefCell::new(None));
+        let result = Rc::clone(&opened);
+        let callback = Callback::once(move |_, completion| {
+            *result.borrow_mut() = Some(completion.result.map(|output| match output {
+                Output::Opened(fd) => fd,
+                other => panic!("an opening gave {other:?}"),
+            }));
+        });
+        proactor.submit(Op::Open(open), callback);
+        loop {
+            if let Some(opened) = opened.borrow_mut().take() {
+                return opened;
+            }
+            proactor.run_once(None).unwrap();
+        }
+    }
+
+    #[test]
+    fn nothing_outside_of_the_directory_can_be_opened() {
+        let top = tempfile::tempdir().unwrap();
+        let path = |name: &str| top.path().join(name);
+        fs::create_dir(path("root")).unwrap();
+        for name in ["root/file", "secret", "config"] {
+            fs::write(path(name), name).unwrap();
+        }
+        let peer = TcpListener::bind("127.0.0.1:0").unwrap();
+        let config = path("config");
+        let root = Fd::new(File::open(path("root")).unwrap());
+        for uploads in [false, true] {
+            let needs = Needs {
+                root: &root,
+                uploads,
+                config: Some(&config),
+                socket: None,
+            };
+            inside(&needs, || {
+                assert!(File::open(path("root/file")).is_ok());
+                assert!(fs::read(&config).is_ok());
+                for outside in ["secret", "root/../secret"] {
+                    assert_denied(File::open(path(outside)), outside);
+                }
+                assert_denied(File::open("/etc/passwd"), "/etc/passwd");
+                assert_denied(fs::read_dir(top.path()), "the directory above");
+                assert_denied(fs::write(&config, "other"), "the configuration");
+                assert_denied(fs::write(path("new"), "new"), "a new file outside");
+                let new = path("root/new");
+                match uploads {
+                    false => assert_denied(fs::write(&new, "new"), "a new file"),
+                    true => fs::write(&new, "new").unwrap(),
+                }
+                assert_denied(TcpListener::bind("127.0.0.1:0"), "to listen");
+                assert_denied(TcpStream::connect(peer.local_addr().unwrap()), "to connect");
+                // What opens for the server: the ring's kernel workers, and threads of ours.
+                for backend in [BackendChoice::Auto, BackendChoice::Emulated] {
+                    let proactor = Proactor::builder().backend(backend).build().unwrap();
+                    assert!(open_by(&proactor, &path("root/file")).is_ok());
+                    assert_denied(open_by(&proactor, &path("secret")), "by a proactor");
+                    assert_denied(
+                        open_by(&proactor, Path::new("/etc/passwd")),
+                        "by a proactor",
+                    );
+                }
+            });
+        }
+        assert_eq!(fs::read(&config).unwrap(), b"config");
     }
 }

@@ -162,3 +162,35 @@ fn program() -> Result<BpfProgram, BackendError> {
     )?
     .try_into()
 }
+
+// Miri has no seccomp.
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use std::io;
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixDatagram;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn what_serving_does_not_need_is_unknown() {
+        // In a thread of its own, which alone has the filter.
+        let filtered = std::thread::spawn(|| {
+            seccompiler::apply_filter(&program().unwrap()).unwrap();
+            let unknown = |result: Option<io::Error>, what: &str| {
+                let errno = result.and_then(|e| e.raw_os_error());
+                assert_eq!(errno, Some(libc::ENOSYS), "{what}");
+            };
+            unknown(Command::new("/bin/true").spawn().err(), "a program");
+            unknown(TcpListener::bind("127.0.0.1:0").err(), "a TCP socket");
+            let made = rustix::fs::mkdirat(rustix::fs::CWD, "/none", 0o700.into());
+            unknown(made.err().map(Into::into), "a directory");
+            unknown(std::os::unix::fs::chroot("/").err(), "another root");
+            // What it does need.
+            assert!(UnixDatagram::unbound().is_ok());
+            assert_eq!(std::thread::spawn(|| 7).join().unwrap(), 7);
+        });
+        filtered.join().expect("it holds");
+    }
+}
