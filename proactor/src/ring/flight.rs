@@ -35,6 +35,8 @@ const STEPS: [Step; 4] = [Step::Main, Step::Poll, Step::Fill, Step::Drain];
 
 /// The user data of submissions whose completions mean nothing but "look": watched descriptors.
 pub(super) const WATCH: u64 = u64::MAX;
+/// The user data of the ring's own timeout (`starvation.rs`): a watch of no descriptor.
+pub(super) const TICK: u64 = WATCH;
 /// The bit that makes the user data of a step that of its cancel.
 const CANCEL: u64 = 0x80;
 
@@ -87,6 +89,8 @@ pub(super) struct Flight {
     pub(super) cancelled: bool,
     /// A drain's result that came before its fill's.
     pub(super) early_drain: Option<i32>,
+    /// It was out when the ring's timeout ended last, and has submitted nothing since.
+    pub(super) waited: bool,
     /// Another transfer wants the pipe: give it up when the cancelled wait is over.
     pub(super) reclaim: bool,
 }
@@ -100,6 +104,7 @@ impl Flight {
             outstanding: 0,
             cancelled: false,
             early_drain: None,
+            waited: false,
             reclaim: false,
         }
     }
@@ -117,6 +122,7 @@ impl Flight {
     /// Marks a step as submitted and labels its entry.
     pub(super) fn label(&mut self, entry: Entry, step: Step) -> Entry {
         self.outstanding |= step as u8;
+        self.waited = false;
         entry.user_data(user_data(self.token, step))
     }
 

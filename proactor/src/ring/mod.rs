@@ -12,6 +12,7 @@ mod queues;
 mod room;
 mod sendfile;
 mod setup;
+mod starvation;
 
 use std::collections::VecDeque;
 use std::io;
@@ -32,11 +33,12 @@ use crate::sys;
 use crate::transfer::{Transfer, is_restart};
 
 use buffers::Buffers;
-use flight::{Flight, Step, Task, WATCH, cancel, parse_cancel, parse_user_data, poll};
+use flight::{Flight, Step, TICK, Task, WATCH, cancel, parse_cancel, parse_user_data, poll};
 use queues::{Completed, Queues};
 use room::{RoomWaits, is_half_closed};
 use setup::Found;
 pub(crate) use setup::OpenError;
+use starvation::{Starvation, may_need_worker};
 
 /// The backend. Fields are dropped in this order: the ring is closed before the buffer ring that
 /// is registered with it is freed.
@@ -56,6 +58,7 @@ pub(crate) struct Ring {
     /// Receives for which there was no buffer.
     starved: Vec<Token>,
     room: RoomWaits,
+    starvation: Starvation,
     watched: Vec<RawFd>,
     /// Watched descriptors whose wait is over and must be begun again.
     unwatched: Vec<RawFd>,
@@ -109,6 +112,7 @@ impl Ring {
             stalled: VecDeque::new(),
             starved: Vec::new(),
             room: RoomWaits::default(),
+            starvation: Starvation::default(),
             watched: Vec::new(),
             unwatched: Vec::new(),
             events,
@@ -147,7 +151,8 @@ impl Ring {
             // the flight it was made from (`Flight::entry` and its kin), on the heap, and stays
             // in `flights` until the completions of all its outstanding steps have come, or for
             // ever (`abandon`). So do the descriptors, by number: the kernel may look a linked
-            // entry's up only when its turn comes. Cancels and watches point to nothing.
+            // entry's up only when its turn comes. Cancels and watches point to nothing,
+            // the timeout to a static.
             unsafe { self.queues.push(entry) };
         }
         true
@@ -191,6 +196,10 @@ impl Ring {
     }
 
     fn completed(&mut self, cx: &mut Context, data: u64, result: i32, flags: u32) {
+        if data == TICK {
+            self.look_for_starved();
+            return;
+        }
         if data & u64::from(u32::MAX) == WATCH & u64::from(u32::MAX) {
             let fd = (data >> 32) as RawFd;
             self.room.ready |= self.room.is(fd);
@@ -286,6 +295,9 @@ impl Ring {
         match flight.entry(found) {
             Ok(entry) => {
                 let entry = flight.label(entry, Step::Main);
+                if matches!(&flight.task, Task::Op(op) if may_need_worker(op)) {
+                    self.starvation.expect();
+                }
                 self.push(entry, None);
             }
             Err(e) => self.finish(cx, token, Err(e), 0),
@@ -517,7 +529,13 @@ impl Ring {
         }
     }
 
+    /// Begins again the waits of the ring's own.
     fn watch_again(&mut self) {
+        if let Some(timeout) = self.starvation.arm()
+            && self.queues.is_kernel()
+        {
+            self.push(timeout, None);
+        }
         for fd in std::mem::take(&mut self.unwatched) {
             if self.watched.contains(&fd) {
                 let data = (fd as u64) << 32 | WATCH & u64::from(u32::MAX);

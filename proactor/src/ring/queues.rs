@@ -19,6 +19,11 @@ pub(super) enum Queues {
 }
 
 impl Queues {
+    /// Whether it is the real one.
+    pub(super) fn is_kernel(&self) -> bool {
+        matches!(self, Queues::Kernel(_))
+    }
+
     /// Submissions for which there is room.
     pub(super) fn room(&mut self) -> usize {
         match self {

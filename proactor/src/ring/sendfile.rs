@@ -28,7 +28,9 @@ impl Ring {
         let filling = flight.is_outstanding(Step::Fill);
         // Behind a fill, a drain ends with that.
         let alone = step == Step::Drain && flight.outstanding == 0;
+        // A wait that was cancelled to get at the pipe cancels the drain behind it.
         let refused = (step == Step::Fill || alone) && is_refused(flight, result);
+        let refused = refused && !flight.reclaim;
         let Task::Transfer(transfer) = &mut flight.task else {
             return;
         };
@@ -59,7 +61,11 @@ impl Ring {
             Step::Poll | Step::Main => {}
         }
         if flight.outstanding == 0 {
-            self.settled(cx, token);
+            match refused {
+                // Without a worker, what is in the pipe is drained by direct calls.
+                true => self.drive(cx, token),
+                false => self.settled(cx, token),
+            }
         }
     }
 
@@ -93,6 +99,7 @@ impl Ring {
                 return;
             };
             if let Some([wait, drain]) = flight.wait_and_drain(skip_success) {
+                self.starvation.expect();
                 self.push(wait, Some(drain));
                 self.mark_stalled(token);
             }
@@ -149,6 +156,7 @@ impl Ring {
                 Next::Fill => {
                     if let Some([fill, drain]) = flight.chain() {
                         self.push(fill, Some(drain));
+                        self.starvation.expect();
                         cx.counters.chains += 1;
                         return;
                     }
@@ -157,6 +165,7 @@ impl Ring {
                 Next::Drain => {
                     if let Some(entry) = flight.drain_alone() {
                         self.push(entry, None);
+                        self.starvation.expect();
                         cx.counters.chains += 1;
                         return;
                     }
