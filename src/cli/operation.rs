@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use super::args::bytes;
+use super::serve::LogFormat;
 
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Operation")]
@@ -26,6 +27,13 @@ pub(super) struct Operation {
     /// Who may connect to the Unix socket: its file's mode, in octal, as in 660
     #[arg(long, value_name = "MODE", value_parser = mode)]
     pub(super) socket_mode: Option<u32>,
+    /// Write a line for each request to this file, or to standard output (-). SIGHUP opens it anew,
+    /// for logrotate; lines that a stuck disk does not take are dropped
+    #[arg(long, value_name = "FILE")]
+    pub(super) access_log: Option<PathBuf>,
+    /// How these lines look
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "combined")]
+    pub(super) log_format: LogFormat,
     /// Whom the Unix socket's file belongs to
     #[arg(long, value_name = "USER[:GROUP]")]
     pub(super) socket_owner: Option<String>,

@@ -3,6 +3,7 @@
 //! What needs rights comes first (limits, files, sockets), then rights are given up (user, sandbox),
 //! then threads are started.
 
+mod access_log;
 mod listen;
 mod manager;
 mod sandbox;
@@ -26,6 +27,8 @@ use super::args::{Command, Serve};
 use super::error::Failure;
 use super::settings::{self, Refused, Settings};
 use super::signals::{self, Told};
+pub(super) use access_log::LogFormat;
+use access_log::{AccessLog, Queue};
 use thread::{Begun, Plan, ThreadHandle};
 
 /// The threads, once they have begun.
@@ -49,6 +52,9 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
     let cpus = || std::thread::available_parallelism().map_or(1, NonZero::get);
     let threads = args.threads.map_or_else(cpus, usize::from);
     let doors = listen::open(args, threads)?;
+    let log = args.operation.access_log.as_deref();
+    let log = log.map(|path| access_log::open(path, account.as_ref()));
+    let log = log.transpose()?;
     if let Some(account) = account {
         account.become_it()?;
     }
@@ -58,8 +64,11 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
         uploads: args.upload,
         config: args.operation.config.as_deref(),
         socket: doors.file.as_ref().map(super::SocketFile::path),
+        log: log.as_ref().and_then(access_log::Target::place),
     };
     sandbox::enter(args.operation.sandbox, &needs)?;
+    let failed = |e: io::Error| Failure::io("cannot start a thread", &e);
+    let log = log.map(AccessLog::start).transpose().map_err(failed)?;
 
     let gate = args.operation.max_connections.map(gate_for);
     let begun = Threads::default();
@@ -67,6 +76,7 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
         call,
         settings,
         gate: gate.clone(),
+        log: log.as_ref().map(AccessLog::queue),
         threads: Arc::clone(&begun),
     };
     let stop = watch(reload).map_err(|e| Failure::io("cannot watch for signals", &e))?;
@@ -81,6 +91,8 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
             uploads,
             ..ServerOptions::default()
         },
+        log: log.as_ref().map(AccessLog::queue),
+        log_format: args.operation.log_format,
         stop,
         stop_timeout: args.stop_timeout,
     };
@@ -95,7 +107,7 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
                 let stop = plan.stop.clone();
                 thread::or_stop(&stop, || thread::serve(plan, socket, ready))
             });
-        running.push(spawned.map_err(|e| Failure::io("cannot start a thread", &e))?);
+        running.push(spawned.map_err(failed)?);
     }
     drop(ready);
     let mut backend = None;
@@ -123,6 +135,9 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
         let ended = thread.join();
         let ended = ended.unwrap_or_else(|_| Err(Failure::new("a thread panicked")));
         result = result.and(ended);
+    }
+    if let Some(log) = log {
+        log.finish();
     }
     result
 }
@@ -167,13 +182,17 @@ struct Reload {
     call: Vec<OsString>,
     settings: Settings,
     gate: Option<Arc<Gate>>,
+    log: Option<Arc<Queue>>,
     threads: Threads,
 }
 
 impl Reload {
-    /// Reads the settings again, and gives the threads what can be changed. Where they can't be
-    /// read, all stays as it is.
+    /// Has the access log opened again; reads the settings again, and gives the threads what can be
+    /// changed. Where they can't be read, they stay as they are.
     fn run(&mut self) {
+        if let Some(log) = &self.log {
+            log.reopen();
+        }
         let (args, settings) = match settings::read(&self.call) {
             Ok(read) => read,
             Err(Refused::Call(e)) => return log::error!("the settings stay as they are: {e}"),

@@ -1,8 +1,10 @@
 //! The sandbox: what serving does not need is given up, for the process and for good.
 //!
 //! Landlock (Linux 5.13, and 6.7 for the network) leaves of the file system what is below the served
-//! directory, to be read, and the configuration; and no way to bind or connect a TCP socket. It holds for what the ring does too, since the ring acts with the
-//! credentials of who made it. The [filter](super::syscalls) knows system calls only, and what a
+//! directory, to be read, and the configuration; and no way to bind or connect a TCP socket. Where
+//! there is an access log, files can be made and written in its directory, so that it can be opened
+//! anew. Landlock holds for what the ring does too, since the ring acts with the credentials of who
+//! made it. The [filter](super::syscalls) knows system calls only, and what a
 //! ring does is none.
 
 use std::path::{Path, PathBuf};
@@ -28,6 +30,8 @@ pub(super) struct Needs<'a> {
     pub(super) config: Option<&'a Path>,
     /// A Unix socket's file, removed in the end.
     pub(super) socket: Option<&'a Path>,
+    /// Where the access log is opened again: a directory to make it in (`true`), or what it is.
+    pub(super) log: Option<(&'a Path, bool)>,
 }
 
 /// Enters the sandbox. To be called before there are other threads: Landlock holds for the calling
@@ -82,7 +86,12 @@ fn restrict(mode: Sandbox, needs: &Needs<'_>) -> Result<RulesetStatus, RulesetEr
         .create()?
         .add_rule(PathBeneath::new(needs.root, below))?;
     let socket = needs.socket.map(directory_of);
-    let more: [(Option<&Path>, BitFlags<AccessFs>); 2] = [
+    let log = match needs.log {
+        Some((_, true)) => AccessFs::WriteFile | AccessFs::MakeReg,
+        _ => AccessFs::WriteFile.into(),
+    };
+    let more: [(Option<&Path>, BitFlags<AccessFs>); 3] = [
+        (needs.log.map(|(path, _)| path), log),
         (needs.config, AccessFs::ReadFile.into()),
         (socket.as_deref(), AccessFs::RemoveFile.into()),
     ];

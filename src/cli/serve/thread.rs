@@ -1,5 +1,6 @@
 //! The serving threads: each has a loop and a server of its own, and is asked by post.
 
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -7,7 +8,9 @@ use std::time::{Duration, Instant};
 use crate::cli::error::Failure;
 use crate::cli::signals::Stop;
 use crate::proactor::{BackendChoice, BackendKind, Fd, Proactor, Remote};
-use crate::streamer::{Limits, Server, ServerOptions};
+use crate::streamer::{Limits, Observer, Server, ServerOptions};
+
+use super::access_log::{Lines, LogFormat, Queue};
 
 /// What every thread serves with.
 #[derive(Clone)]
@@ -15,6 +18,8 @@ pub(super) struct Plan {
     pub(super) backend: BackendChoice,
     pub(super) root: Fd,
     pub(super) options: ServerOptions,
+    pub(super) log: Option<Arc<Queue>>,
+    pub(super) log_format: LogFormat,
     pub(super) stop: Stop,
     pub(super) stop_timeout: Duration,
 }
@@ -64,6 +69,12 @@ pub(super) fn serve(plan: Plan, socket: Fd, ready: mpsc::Sender<Begun>) -> Resul
     let proactor = crate::cli::proactor(plan.backend)?;
     let server = Server::from_socket(&proactor, plan.root, socket, plan.options);
     let server = server.map_err(|e| Failure::io("cannot accept connections", &e))?;
+    let lines = plan
+        .log
+        .map(|log| Rc::new(Lines::new(log, plan.log_format)));
+    if let Some(lines) = &lines {
+        server.observe(Rc::clone(lines) as Rc<dyn Observer>);
+    }
     plan.stop.wakes(&proactor);
     let (calls, inbox) = mpsc::channel::<Call>();
     let waiting = Arc::<AtomicBool>::default();
@@ -82,6 +93,9 @@ pub(super) fn serve(plan: Plan, socket: Fd, ready: mpsc::Sender<Begun>) -> Resul
     let turn = |timeout, serving: &mut Serving| {
         let turn = proactor.run_once(timeout);
         turn.map_err(|e| Failure::io("the loop can't go on", &e))?;
+        if let Some(lines) = &lines {
+            lines.flush();
+        }
         // Looked at once a turn: a load is all that this costs where nothing is asked.
         if waiting.load(Ordering::Acquire) {
             waiting.store(false, Ordering::Release);
