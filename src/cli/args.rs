@@ -31,7 +31,8 @@ pub(super) enum Command {
 ///
 /// Prints `listening on http://ADDRESS (backend NAME)` once connections are accepted. SIGINT and
 /// SIGTERM end it: connections that wait for a request are closed, transfers under way are
-/// finished; a second signal ends it at once. SIGHUP reads the configuration file again.
+/// finished; a second signal ends it at once. SIGHUP reads the configuration file again, and
+/// opens the access log anew.
 #[derive(clap::Args, Debug)]
 pub(super) struct Serve {
     /// The directory
