@@ -189,6 +189,7 @@ mod tests {
                 uploads,
                 config: Some(&config),
                 socket: None,
+                log: None,
             };
             inside(&needs, || {
                 assert!(File::open(path("root/file")).is_ok());
