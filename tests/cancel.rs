@@ -100,22 +100,35 @@ on_both_backends! {
     fn c28_nothing_leaves_behind_one_that_was_cut(proactor: Proactor) {
         for route in ROUTES {
             for (deadline, eof) in [(false, false), (false, true), (true, false), (true, true)] {
-                let (ours, peer) = tight_tcp();
-                let (transport, record) = over(&proactor, ours);
-                let options = match deadline {
-                    true => by(route).timeout(Duration::from_millis(30)),
-                    false => by(route),
+                let mut time = Duration::from_millis(30);
+                let (transport, record, peer, outcome) = loop {
+                    let (ours, peer) = tight_tcp();
+                    let (transport, record) = over(&proactor, ours);
+                    let options = match deadline {
+                        true => by(route).timeout(time),
+                        false => by(route),
+                    };
+                    send_noted(&transport, &record, 0, file(10), by(route));
+                    let outcome = send(&transport, file(LEN), options);
+                    peer.set_nonblocking(true).unwrap();
+                    let begun = || peer.peek(&mut [0; 20]).is_ok_and(|n| n > 10);
+                    run_until(&proactor, "the first bytes", || begun() || outcome.is_there());
+                    peer.set_nonblocking(false).unwrap();
+                    if !outcome.is_there() {
+                        break (transport, record, peer, outcome);
+                    }
+                    // Its time was over before it began.
+                    time *= 2;
                 };
-                send_noted(&transport, &record, 0, file(10), by(route));
-                let outcome = send(&transport, file(LEN), options);
-                run_a_while(&proactor);
                 // The end of the stream is due as soon as nothing is queued.
                 if eof {
                     transport.write_eof().unwrap();
                 } else {
                     transport.close();
                 }
-                outcome.handle.cancel();
+                if !deadline {
+                    outcome.handle.cancel();
+                }
                 outcome.wait(&proactor);
                 let end = if deadline { End::TimedOut } else { End::Cancelled };
                 assert_eq!(outcome.end(), end);

@@ -19,6 +19,7 @@ on_both_backends! {
     turns_away_connections_above_the_limit,
     paces_each_connection,
     takes_changed_settings_at_a_hangup,
+    takes_changed_pages_and_fields_at_a_hangup,
     serves_as_another_user,
     serves_in_the_sandbox,
     opens_nothing_outside_in_the_sandbox,
@@ -100,6 +101,77 @@ fn takes_changed_settings_at_a_hangup(backend: &str) {
     assert_eq!(ended.code(), Some(0), "{ended:?}");
     // (It is set on the command line by the test: that comes first, and nothing has changed.)
     assert!(!ended.stderr.contains("threads"), "{ended:?}");
+}
+
+fn takes_changed_pages_and_fields_at_a_hangup(backend: &str) {
+    let top = directory(&[
+        ("404.html", b"old page"),
+        ("root/a", b"hello"),
+        ("root/.dot", b"dot"),
+    ]);
+    let path = |name: &str| top.path().join(name);
+    let (config, page) = (path("c.toml"), path("404.html"));
+    let page_line = format!("error-page = \"404={}\"\n", page.display());
+    fs::write(&config, format!("{page_line}cache-control = 'max-age=1'\n")).unwrap();
+    let more = [
+        "--config",
+        config.to_str().unwrap(),
+        "--threads",
+        "2",
+        "--sandbox",
+        "best-effort",
+    ];
+    let mut server = Server::with(backend, &path("root"), &more);
+    // Connections that there are see it too, each on its thread.
+    let mut clients: Vec<_> = (0..8).map(|_| server.connect()).collect();
+    let mut ask = |target: &str| -> Vec<Response> {
+        let answers = clients.iter_mut().map(|client| {
+            client.get(target);
+            client.got()
+        });
+        answers.collect()
+    };
+    assert!(ask("/none").iter().all(|r| r.body == b"old page"));
+    let fields = |answers: Vec<Response>| -> Vec<_> {
+        let fields = answers
+            .iter()
+            .map(|r| r.field("Cache-Control").map(str::to_owned));
+        fields.collect()
+    };
+    assert_eq!(
+        fields(ask("/a")),
+        [const { Some("max-age=1") }; 8].map(|v| v.map(str::to_owned))
+    );
+
+    // The page alone, the configuration being what it was.
+    fs::write(&page, "new page").unwrap();
+    server.running.signal(Signal::HUP);
+    wait_for("the new page", || {
+        let answers = ask("/none");
+        answers.iter().all(|r| r.body == b"new page").then_some(())
+    });
+    fs::write(
+        &config,
+        format!("{page_line}cache-control = 'max-age=2'\nhidden = true\n"),
+    )
+    .unwrap();
+    server.running.signal(Signal::HUP);
+    wait_for("the new fields", || {
+        let fields = fields(ask("/a"));
+        fields
+            .iter()
+            .all(|f| f.as_deref() == Some("max-age=2"))
+            .then_some(())
+    });
+    assert!(ask("/.dot").iter().all(|r| r.body == b"dot"));
+
+    // What can't be read changes nothing.
+    fs::remove_file(&page).unwrap();
+    server.running.signal(Signal::HUP);
+    server.running.signal(Signal::TERM);
+    let ended = server.running.end();
+    assert_eq!(ended.code(), Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("stay as they are"), "{ended:?}");
 }
 
 /// A field of /proc/PID/status.

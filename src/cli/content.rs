@@ -1,6 +1,6 @@
 //! The arguments of `serve` about what responses say and bring.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::streamer::Site;
 
@@ -22,7 +22,7 @@ pub(super) struct Content {
     /// dot: for applications that route by themselves
     #[arg(long, value_name = "FILE")]
     fallback: Option<String>,
-    /// Send this file's content, as read at the start, with the responses of this status
+    /// Send this file's content, as read at the start and at SIGHUP, with the responses of this status
     #[arg(long, value_name = "STATUS=FILE")]
     error_page: Vec<String>,
     /// Send this Cache-Control with the files that fit GLOB, or with all that fit no other; a GLOB
@@ -41,6 +41,15 @@ pub(super) struct Content {
 }
 
 impl Content {
+    /// The files that [`site`](Content::site) reads.
+    pub(super) fn error_pages(&self) -> Vec<&Path> {
+        let pages = self.error_page.iter();
+        pages
+            .filter_map(|page| page.split_once('='))
+            .map(|(_, file)| Path::new(file))
+            .collect()
+    }
+
     /// What the arguments ask for. Reads the error pages.
     pub(super) fn site(&self) -> Result<Site, Failure> {
         let mut site = Site::new()

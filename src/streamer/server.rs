@@ -110,12 +110,14 @@ impl Server {
         proactor: &Proactor,
         root: Fd,
         socket: Fd,
-        options: ServerOptions,
+        mut options: ServerOptions,
     ) -> io::Result<Server> {
         if root.kind() != crate::proactor::FileKind::Directory {
             return Err(io::ErrorKind::NotADirectory.into());
         }
+        let site = std::mem::take(&mut options.site);
         let shared = Rc::new(Shared {
+            site: RefCell::new(Rc::new(site)),
             cache: RefCell::new(Cache::new(options.open_files)),
             limits: Cell::new(options.limits),
             options,
@@ -180,6 +182,13 @@ impl Server {
         self.shared.limits.set(limits);
     }
 
+    /// Changes what is sent besides the files as they are, from the next response on.
+    pub fn set_site(&self, site: Site) {
+        *self.shared.site.borrow_mut() = Rc::new(site);
+        // Open files have their fields ready.
+        self.shared.cache.borrow_mut().clear();
+    }
+
     /// Ends it gracefully: no more connections are accepted, those that wait for a request are
     /// closed, the others when the responses under way have been sent.
     pub fn stop(&self) {
@@ -202,9 +211,10 @@ impl Server {
 
 /// What the connections of a server share.
 pub(super) struct Shared {
-    /// As they were at the start; the limits now are [`Shared::limits`].
+    /// As they were at the start; what can change is in the cells below.
     pub(super) options: ServerOptions,
     limits: Cell<Limits>,
+    site: RefCell<Rc<Site>>,
     /// `None` where nobody observes.
     observers: RefCell<Option<Rc<Observers>>>,
     root: Fd,
@@ -229,6 +239,10 @@ impl Shared {
 
     pub(super) fn limits(&self) -> Limits {
         self.limits.get()
+    }
+
+    pub(super) fn site(&self) -> Rc<Site> {
+        Rc::clone(&self.site.borrow())
     }
 
     pub(super) fn moment(&self) -> Moment {
@@ -265,7 +279,7 @@ impl Shared {
 
     /// The methods that there are, as fields.
     pub(super) fn allow(&self) -> &'static str {
-        self.options.site.options(self.options.uploads.is_some())
+        self.site().options(self.options.uploads.is_some())
     }
 
     /// A path has another file now.

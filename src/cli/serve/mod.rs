@@ -63,6 +63,7 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
         root: &root,
         uploads: args.upload,
         config: args.operation.config.as_deref(),
+        error_pages: &args.content.error_pages(),
         socket: doors.file.as_ref().map(super::SocketFile::path),
         log: log.as_ref().and_then(access_log::Target::place),
     };
@@ -164,13 +165,22 @@ fn limits(args: &Serve) -> Limits {
 }
 
 /// The settings that [`Reload::run`] lets take effect.
-const LIVE: [&str; 6] = [
+const LIVE: [&str; 15] = [
     "idle-timeout",
     "header-timeout",
     "send-timeout",
     "stop-timeout",
     "rate",
     "max-connections",
+    "cache-control",
+    "cors",
+    "download",
+    "error-page",
+    "fallback",
+    "header",
+    "hidden",
+    "list",
+    "precompressed",
 ];
 
 fn gate_for(connections: u32) -> Arc<Gate> {
@@ -201,6 +211,11 @@ impl Reload {
         let Command::Serve(args) = args.command else {
             return;
         };
+        // Error pages are read again, whether or not they are other files now.
+        let site = match args.content.site() {
+            Ok(site) => site,
+            Err(e) => return log::error!("the settings stay as they are: {e}"),
+        };
         let changed = settings.changed(&self.settings);
         let can_change = |name: &&str| {
             let gate_stays = self.gate.is_some() && args.operation.max_connections.is_some();
@@ -214,7 +229,11 @@ impl Reload {
         }
         let (limits, stop_timeout) = (limits(&args), args.stop_timeout);
         for thread in lock(&self.threads).iter() {
-            thread.tell(move |_, serving| serving.set_limits(limits, stop_timeout));
+            let site = site.clone();
+            thread.tell(move |_, serving| {
+                serving.set_limits(limits, stop_timeout);
+                serving.set_site(site);
+            });
         }
         log::info!("the settings have been read again");
         self.settings = settings;

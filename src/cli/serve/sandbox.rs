@@ -1,10 +1,10 @@
 //! The sandbox: what serving does not need is given up, for the process and for good.
 //!
 //! Landlock (Linux 5.13, and 6.7 for the network) leaves of the file system what is below the served
-//! directory, to be read, and the configuration; and no way to bind or connect a TCP socket. Where
-//! there is an access log, files can be made and written in its directory, so that it can be opened
-//! anew. Landlock holds for what the ring does too, since the ring acts with the credentials of who
-//! made it. The [filter](super::syscalls) knows system calls only, and what a
+//! directory, to be read, the configuration and error pages; and no way to bind or connect a TCP
+//! socket. Where there is an access log, files can be made and written in its directory, so that it
+//! can be opened anew. Landlock holds for what the ring does too, since the ring acts with the
+//! credentials of who made it. The [filter](super::syscalls) knows system calls only, and what a
 //! ring does is none.
 
 use std::path::{Path, PathBuf};
@@ -28,6 +28,8 @@ pub(super) struct Needs<'a> {
     pub(super) uploads: bool,
     /// Read again later.
     pub(super) config: Option<&'a Path>,
+    /// The same.
+    pub(super) error_pages: &'a [&'a Path],
     /// A Unix socket's file, removed in the end.
     pub(super) socket: Option<&'a Path>,
     /// Where the access log is opened again: a directory to make it in (`true`), or what it is.
@@ -86,20 +88,17 @@ fn restrict(mode: Sandbox, needs: &Needs<'_>) -> Result<RulesetStatus, RulesetEr
         .create()?
         .add_rule(PathBeneath::new(needs.root, below))?;
     let socket = needs.socket.map(directory_of);
-    let log = match needs.log {
-        Some((_, true)) => AccessFs::WriteFile | AccessFs::MakeReg,
-        _ => AccessFs::WriteFile.into(),
-    };
-    let more: [(Option<&Path>, BitFlags<AccessFs>); 3] = [
-        (needs.log.map(|(path, _)| path), log),
-        (needs.config, AccessFs::ReadFile.into()),
-        (socket.as_deref(), AccessFs::RemoveFile.into()),
-    ];
-    for (path, access) in more {
+    let log = needs.log.map(|(path, makes)| match makes {
+        true => (path, AccessFs::WriteFile | AccessFs::MakeReg),
+        false => (path, AccessFs::WriteFile.into()),
+    });
+    let read = needs.config.iter().chain(needs.error_pages);
+    let read = read.map(|path| (*path, BitFlags::from(AccessFs::ReadFile)));
+    let socket = socket.as_deref();
+    let remove = socket.map(|path| (path, BitFlags::from(AccessFs::RemoveFile)));
+    for (path, access) in read.chain(remove).chain(log) {
         // What can't be opened now is not to be had later either.
-        if let Some(path) = path
-            && let Ok(fd) = PathFd::new(path)
-        {
+        if let Ok(fd) = PathFd::new(path) {
             rules = rules.add_rule(PathBeneath::new(fd, access))?;
         }
     }
@@ -188,6 +187,7 @@ mod tests {
                 root: &root,
                 uploads,
                 config: Some(&config),
+                error_pages: &[],
                 socket: None,
                 log: None,
             };

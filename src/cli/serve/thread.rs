@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::cli::error::Failure;
 use crate::cli::signals::Stop;
 use crate::proactor::{BackendChoice, BackendKind, Fd, Proactor, Remote};
-use crate::streamer::{Limits, Observer, Server, ServerOptions};
+use crate::streamer::{Limits, Observer, Server, ServerOptions, Site};
 
 use super::access_log::{Lines, LogFormat, Queue};
 
@@ -61,6 +61,11 @@ impl Serving {
     pub(super) fn set_limits(&mut self, limits: Limits, stop_timeout: Duration) {
         self.server.set_limits(limits);
         self.stop_timeout = stop_timeout;
+    }
+
+    /// Takes what the configuration has responses say and bring now.
+    pub(super) fn set_site(&mut self, site: Site) {
+        self.server.set_site(site);
     }
 }
 

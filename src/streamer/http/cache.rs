@@ -274,6 +274,11 @@ impl Cache {
         }
     }
 
+    /// Forgets all.
+    pub(crate) fn clear(&mut self) {
+        self.entries.clear();
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

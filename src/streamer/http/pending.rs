@@ -85,7 +85,7 @@ impl Pending {
 
     /// A file for the path as it was asked for.
     fn found(self, server: &Rc<Shared>, name: Vec<u8>, entry: Rc<Entry>) {
-        if server.options.site.precompressed {
+        if server.site().precompressed {
             self.open_codings(server, name, entry, &Coding::ALL, vec![]);
         } else {
             self.complete(server, &entry);
@@ -124,7 +124,7 @@ impl Pending {
 
     /// There is no file for the path.
     fn not_found(self, server: &Rc<Shared>) {
-        if !self.names_directory() || !server.options.site.list {
+        if !self.names_directory() || !server.site().list {
             return self.fall_back(server);
         }
         let name = match &self.path[..] {
@@ -151,7 +151,7 @@ impl Pending {
         server.listings.set(under_way + 1);
         let request = listing::Request {
             path: self.path.clone(),
-            hidden: server.options.site.hidden,
+            hidden: server.site().hidden,
             form: self.form,
             sorting: Sorting::asked(self.query.as_deref()),
         };
@@ -174,7 +174,8 @@ impl Pending {
 
     /// Answers with the site's fallback, where it has one for such a path.
     fn fall_back(mut self, server: &Rc<Shared>) {
-        let fallback = server.options.site.fallback.as_ref();
+        let site = server.site();
+        let fallback = site.fallback.as_ref();
         let fits = |file: &&Vec<u8>| !path::last(&self.path).contains(&b'.') && **file != self.path;
         let Some(file) = fallback.filter(fits) else {
             return self.refuse(Status::NOT_FOUND);
@@ -224,5 +225,5 @@ fn examine(
     coding: Option<Coding>,
     opened: io::Result<Fd>,
 ) -> io::Result<Found> {
-    Entry::examine(opened?, path, coding, &server.options.site, server.moment())
+    Entry::examine(opened?, path, coding, &server.site(), server.moment())
 }

@@ -44,7 +44,7 @@ impl Connection {
             state.body = request.body;
             state.since = self.server.tick();
         }
-        let site = &self.server.options.site;
+        let site = self.server.site();
         let status = match request.method {
             Method::Options => {
                 return self.plain(transport, Status::NO_CONTENT, self.server.allow(), &wanted);
@@ -97,7 +97,7 @@ impl Connection {
             Err(status) => return Some((status, wanted)),
         };
         // A path in which no name begins with a dot was taken as it is.
-        if matches!(&path, Cow::Owned(path) if self.server.options.site.hides(path)) {
+        if matches!(&path, Cow::Owned(path) if self.server.site().hides(path)) {
             return Some((Status::NOT_FOUND, wanted));
         }
         let moment = self.server.moment();
@@ -310,8 +310,8 @@ impl Connection {
             head,
             persistence,
         };
-        let site = &self.server.options.site;
-        let (text, bytes) = self.server.with_date(|date| plain.build(site, date));
+        let site = self.server.site();
+        let (text, bytes) = self.server.with_date(|date| plain.build(&site, date));
         self.write(transport, text);
         self.response_queued(status, bytes as u64);
     }
@@ -340,7 +340,7 @@ impl Connection {
             Head::new(Status::OK, date)
                 .fields(page.fields)
                 .fields(page.cached_fields)
-                .fields(self.server.options.site.always())
+                .fields(self.server.site().always())
                 .field("Content-Length", format_args!("{}", page.body.len()))
                 .end(wanted.persistence)
         });

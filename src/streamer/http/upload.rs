@@ -140,8 +140,8 @@ impl Upload {
         let Some(conditions) = self.wanted.conditions.as_deref() else {
             return self.prepare();
         };
-        let site = &server.options.site;
-        let examine = |fd| Entry::examine(fd, &self.path, None, site, server.moment());
+        let site = server.site();
+        let examine = |fd| Entry::examine(fd, &self.path, None, &site, server.moment());
         let found = opened.and_then(examine);
         let holds = match found {
             Ok(Found::File(entry)) => {
