@@ -1,8 +1,11 @@
 //! A transport over TLS: the same calls, order, counts and callbacks as a plain one.
 
 mod common;
+#[path = "common/stuck.rs"]
+mod stuck;
 
 use std::cell::RefCell;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::rc::Rc;
@@ -461,6 +464,58 @@ on_both_backends! {
         let (got, error) = join(&proactor, client);
         assert!(error.is_some(), "no close_notify says that this was all");
         assert_same(&got, &contents(0, got.len()));
+        assert!(run_until_lost(&proactor, &record).is_some());
+    }
+
+    fn reads_that_do_not_return_delay_no_one_else(proactor: Proactor) {
+        let dir = tempfile::tempdir().unwrap();
+        let stuck = match stuck::Stuck::mount(dir.path()) {
+            Ok(stuck) => stuck,
+            Err(e) => return not_run(format_args!("no FUSE file system can be mounted: {e}")),
+        };
+        stuck.release_after(LIMIT);
+        let mut waiting = Vec::new();
+        for n in 0..12 {
+            let (transport, _record, reader) = reading(&proactor, tcp());
+            let source = File::open(dir.path().join(n.to_string())).unwrap();
+            let outcome = send(&transport, source, SendOptions::new());
+            transport.close();
+            waiting.push((outcome, reader));
+        }
+        run_until(&proactor, "reads that wait", || stuck.waiting() > 0);
+        let (transport, _record, reader) = reading(&proactor, tcp());
+        let hot = send(&transport, file(3_000_000), SendOptions::new());
+        transport.close();
+        hot.succeed(&proactor, 3_000_000);
+        assert_same(&join(&proactor, reader), &contents(0, 3_000_000));
+        assert!(waiting.iter().all(|(outcome, _)| !outcome.is_there()));
+        stuck.release();
+        for (outcome, reader) in waiting {
+            outcome.succeed(&proactor, stuck::SIZE);
+            assert_eq!(join(&proactor, reader).len() as u64, stuck::SIZE);
+        }
+    }
+
+    fn progress_rates_and_deadlines_work(proactor: Proactor) {
+        let (transport, _record, reader) = reading(&proactor, tcp());
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let keep = Rc::clone(&told);
+        let options = SendOptions::new()
+            .rate(40_000_000)
+            .progress(move |_, n| keep.borrow_mut().push(n));
+        let outcome = send(&transport, file(4_000_000), options);
+        transport.close();
+        outcome.succeed(&proactor, 4_000_000);
+        let told = told.borrow();
+        assert!(told.is_sorted() && told.len() >= 4, "{told:?}");
+        assert_eq!(told.last(), Some(&4_000_000));
+        assert_same(&join(&proactor, reader), &contents(0, 4_000_000));
+
+        let (transport, record, _peer) = stalled(&proactor);
+        let soon = SendOptions::new().timeout(Duration::from_millis(50));
+        let outcome = send(&transport, file(50_000_000), soon);
+        outcome.wait(&proactor);
+        assert_eq!(outcome.end(), End::TimedOut);
         assert!(run_until_lost(&proactor, &record).is_some());
     }
 

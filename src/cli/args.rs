@@ -29,7 +29,7 @@ pub(super) enum Command {
 
 /// Serve the files of a directory over HTTP
 ///
-/// Prints `listening on http://ADDRESS (backend NAME)` once connections are accepted. SIGINT and
+/// Prints `listening on http://ADDRESS (backend NAME)`, or `https://`, once connections are accepted. SIGINT and
 /// SIGTERM end it: connections that wait for a request are closed, transfers under way are
 /// finished; a second signal ends it at once. SIGHUP reads the configuration file again, and
 /// opens the access log anew.

@@ -17,6 +17,13 @@ pub(super) struct Operation {
     /// Print the settings, as a configuration file that says where each comes from, and end
     #[arg(long)]
     pub(super) print_config: bool,
+    /// Serve over TLS (https) as who this PEM file's certificate says; its issuers' may follow it.
+    /// SIGHUP reads it and the key again
+    #[arg(long, value_name = "FILE")]
+    pub(super) tls_cert: Option<PathBuf>,
+    /// The certificate's private key, a PEM file
+    #[arg(long, value_name = "FILE")]
+    pub(super) tls_key: Option<PathBuf>,
     /// How many connections there may be, in all threads; more are told 503 with Retry-After
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) max_connections: Option<u32>,

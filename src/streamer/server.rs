@@ -11,7 +11,7 @@ use slab::Slab;
 
 use crate::proactor::net::{self, ListenOptions};
 use crate::proactor::{Address, Callback, Fd, Handle, Op, Proactor};
-use crate::{Listener, Protocol, RouteChoice, Transport, TransportOptions};
+use crate::{Listener, Protocol, RouteChoice, Tls, Transport, TransportOptions};
 
 use super::clock::Clock;
 use super::gate::{Entry, Gate};
@@ -39,6 +39,9 @@ pub struct ServerOptions {
     pub site: Site,
     /// Whether files may be put below the directory, and by whom. Default: they may not.
     pub uploads: Option<Uploads>,
+    /// Serves over TLS (https; RFC 9110, section 4.2.2). Its ALPN, if any, must be
+    /// `http/1.1`. Default: as plain text.
+    pub tls: Option<Tls>,
 }
 
 impl Default for ServerOptions {
@@ -50,6 +53,7 @@ impl Default for ServerOptions {
             open_files: 256,
             site: Site::new(),
             uploads: None,
+            tls: None,
         }
     }
 }
@@ -132,7 +136,10 @@ impl Server {
             ticking: Cell::new(false),
             stopping: Cell::new(false),
         });
-        let transport = TransportOptions::default().route(shared.options.route);
+        let mut transport = TransportOptions::default().route(shared.options.route);
+        if let Some(tls) = &shared.options.tls {
+            transport = transport.tls(tls.clone());
+        }
         let for_each = Rc::clone(&shared);
         let factory = move |_: &Fd| {
             let place = match &for_each.options.gate {

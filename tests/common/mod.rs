@@ -3,6 +3,8 @@
 
 #![allow(dead_code, unused_imports, unused_macros)]
 
+#[cfg(feature = "tls")]
+pub mod certificate;
 pub mod kernel;
 pub mod process;
 #[cfg(feature = "tls")]

@@ -205,7 +205,9 @@ impl Server {
         let mut running = Running::start(command);
         let line = running.line();
         let address = line
-            .strip_prefix("listening on http://")
+            .strip_prefix("listening on http")
+            .map(|rest| rest.strip_prefix('s').unwrap_or(rest))
+            .and_then(|rest| rest.strip_prefix("://"))
             .and_then(|rest| rest.strip_suffix(&format!(" (backend {runs})")))
             .unwrap_or_else(|| panic!("unexpected line {line:?}"))
             .to_owned();

@@ -9,12 +9,14 @@ mod manager;
 mod sandbox;
 mod syscalls;
 mod thread;
+mod tls;
 mod user;
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::num::NonZero;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc};
 
 use rustix::fs::{Access, AtFlags, accessat};
@@ -30,6 +32,7 @@ use super::signals::{self, Told};
 pub(super) use access_log::LogFormat;
 use access_log::{AccessLog, Queue};
 use thread::{Begun, Plan, ThreadHandle};
+use tls::Identity;
 
 /// The threads, once they have begun.
 type Threads = Arc<Mutex<Vec<ThreadHandle>>>;
@@ -42,6 +45,7 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
     let root = open_root(args)?;
     let site = args.content.site()?;
     let uploads = uploads(args)?;
+    let identity = Identity::of(args)?;
     let account = match &args.operation.user {
         Some(name) => Some(user::find("--user", name)?),
         None => None,
@@ -64,6 +68,7 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
         uploads: args.upload,
         config: args.operation.config.as_deref(),
         error_pages: &args.content.error_pages(),
+        certificates: tls::directories(args),
         socket: doors.file.as_ref().map(super::SocketFile::path),
         log: log.as_ref().and_then(access_log::Target::place),
     };
@@ -78,9 +83,13 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
         settings,
         gate: gate.clone(),
         log: log.as_ref().map(AccessLog::queue),
+        identity: identity.clone(),
         threads: Arc::clone(&begun),
     };
     let stop = watch(reload).map_err(|e| Failure::io("cannot watch for signals", &e))?;
+    let tls = identity.map(|identity| identity.tls(args.header_timeout));
+    let tls = tls.transpose()?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let plan = Plan {
         backend: args.backend.backend,
         root,
@@ -90,6 +99,7 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
             gate,
             site,
             uploads,
+            tls,
             ..ServerOptions::default()
         },
         log: log.as_ref().map(AccessLog::queue),
@@ -126,7 +136,7 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
     {
         let bound = &doors.bound;
         print(&format!(
-            "listening on http://{bound} (backend {backend})\n"
+            "listening on {scheme}://{bound} (backend {backend})\n"
         ))
         .unwrap_or_else(|e| log::warn!("{e}"));
         manager::ready();
@@ -165,7 +175,7 @@ fn limits(args: &Serve) -> Limits {
 }
 
 /// The settings that [`Reload::run`] lets take effect.
-const LIVE: [&str; 15] = [
+const LIVE: [&str; 17] = [
     "idle-timeout",
     "header-timeout",
     "send-timeout",
@@ -181,6 +191,8 @@ const LIVE: [&str; 15] = [
     "hidden",
     "list",
     "precompressed",
+    "tls-cert",
+    "tls-key",
 ];
 
 fn gate_for(connections: u32) -> Arc<Gate> {
@@ -193,6 +205,7 @@ struct Reload {
     settings: Settings,
     gate: Option<Arc<Gate>>,
     log: Option<Arc<Queue>>,
+    identity: Option<Arc<Identity>>,
     threads: Threads,
 }
 
@@ -219,13 +232,26 @@ impl Reload {
         let changed = settings.changed(&self.settings);
         let can_change = |name: &&str| {
             let gate_stays = self.gate.is_some() && args.operation.max_connections.is_some();
-            LIVE.contains(name) && (*name != "max-connections" || gate_stays)
+            let operation = &args.operation;
+            let named = operation.tls_cert.is_some() && operation.tls_key.is_some();
+            let tls_stays = self.identity.is_some() && named;
+            LIVE.contains(name)
+                && match *name {
+                    "max-connections" => gate_stays,
+                    "tls-cert" | "tls-key" => tls_stays,
+                    _ => true,
+                }
         };
         for name in changed.iter().filter(|name| !can_change(name)) {
             log::warn!("{name} has changed: that takes effect at the next start");
         }
         if let (Some(gate), Some(connections)) = (&self.gate, args.operation.max_connections) {
             gate.set_limit(connections as usize);
+        }
+        if let Some(identity) = &self.identity
+            && let Err(e) = identity.reload(&args)
+        {
+            log::error!("the certificate stays as it is: {e}");
         }
         let (limits, stop_timeout) = (limits(&args), args.stop_timeout);
         for thread in lock(&self.threads).iter() {
@@ -289,6 +315,14 @@ fn raise_open_files() {
     };
     if let Err(e) = setrlimit(Resource::Nofile, raised) {
         log::debug!("the limit of open files stays as it is: {e}");
+    }
+}
+
+/// The directory that a path's file is in.
+fn directory_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
     }
 }
 

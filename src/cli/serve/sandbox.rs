@@ -1,11 +1,11 @@
 //! The sandbox: what serving does not need is given up, for the process and for good.
 //!
 //! Landlock (Linux 5.13, and 6.7 for the network) leaves of the file system what is below the served
-//! directory, to be read, the configuration and error pages; and no way to bind or connect a TCP
-//! socket. Where there is an access log, files can be made and written in its directory, so that it
-//! can be opened anew. Landlock holds for what the ring does too, since the ring acts with the
-//! credentials of who made it. The [filter](super::syscalls) knows system calls only, and what a
-//! ring does is none.
+//! directory, to be read, the configuration, error pages and where certificates come from; and no way
+//! to bind or connect a TCP socket. Where there is an access log, files can be made and written in
+//! its directory, so that it can be opened anew. Landlock holds for what the ring does too, since the
+//! ring acts with the credentials of who made it. The [filter](super::syscalls) knows system calls
+//! only, and what a ring does is none.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ use crate::cli::error::Failure;
 use crate::cli::operation::Sandbox;
 use crate::proactor::Fd;
 
-use super::syscalls;
+use super::{directory_of, syscalls};
 
 /// What must stay possible.
 pub(super) struct Needs<'a> {
@@ -30,6 +30,8 @@ pub(super) struct Needs<'a> {
     pub(super) config: Option<&'a Path>,
     /// The same.
     pub(super) error_pages: &'a [&'a Path],
+    /// Directories of what is read again later.
+    pub(super) certificates: Vec<PathBuf>,
     /// A Unix socket's file, removed in the end.
     pub(super) socket: Option<&'a Path>,
     /// Where the access log is opened again: a directory to make it in (`true`), or what it is.
@@ -92,8 +94,9 @@ fn restrict(mode: Sandbox, needs: &Needs<'_>) -> Result<RulesetStatus, RulesetEr
         true => (path, AccessFs::WriteFile | AccessFs::MakeReg),
         false => (path, AccessFs::WriteFile.into()),
     });
-    let read = needs.config.iter().chain(needs.error_pages);
-    let read = read.map(|path| (*path, BitFlags::from(AccessFs::ReadFile)));
+    let read = needs.config.iter().chain(needs.error_pages).copied();
+    let read = read.chain(needs.certificates.iter().map(PathBuf::as_path));
+    let read = read.map(|path| (path, BitFlags::from(AccessFs::ReadFile)));
     let socket = socket.as_deref();
     let remove = socket.map(|path| (path, BitFlags::from(AccessFs::RemoveFile)));
     for (path, access) in read.chain(remove).chain(log) {
@@ -103,13 +106,6 @@ fn restrict(mode: Sandbox, needs: &Needs<'_>) -> Result<RulesetStatus, RulesetEr
         }
     }
     Ok(rules.restrict_self()?.ruleset)
-}
-
-fn directory_of(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    }
 }
 
 // Miri has no Landlock.
@@ -176,7 +172,8 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         let path = |name: &str| top.path().join(name);
         fs::create_dir(path("root")).unwrap();
-        for name in ["root/file", "secret", "config"] {
+        fs::create_dir(path("certificates")).unwrap();
+        for name in ["root/file", "secret", "config", "certificates/key"] {
             fs::write(path(name), name).unwrap();
         }
         let peer = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -188,12 +185,15 @@ mod tests {
                 uploads,
                 config: Some(&config),
                 error_pages: &[],
+                certificates: vec![path("certificates")],
                 socket: None,
                 log: None,
             };
             inside(&needs, || {
                 assert!(File::open(path("root/file")).is_ok());
                 assert!(fs::read(&config).is_ok());
+                assert!(fs::read(path("certificates/key")).is_ok());
+                assert_denied(fs::write(path("certificates/key"), "other"), "the key");
                 for outside in ["secret", "root/../secret"] {
                     assert_denied(File::open(path(outside)), outside);
                 }
