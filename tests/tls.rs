@@ -597,7 +597,7 @@ fn what_can_not_be_used_is_told_at_the_start() {
         assert!(ended.stderr.contains(other), "{}", ended.stderr);
     }
     if !rustix::process::geteuid().is_root() {
-        fs::set_permissions(path("key"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(path("key"), fs::Permissions::from_mode(0o000)).unwrap();
         let ended = start(&["--tls-cert", &path("cert"), "--tls-key", &path("key")]);
         assert_eq!(ended.code(), Some(1));
         assert!(
