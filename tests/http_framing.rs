@@ -11,6 +11,7 @@ use std::time::Duration;
 use support::*;
 
 on_both_backends! {
+    answers_before_a_body_that_has_no_end,
     answers_each_request_with_its_status,
     ends_what_cannot_go_on,
     gives_a_body_as_long_as_a_head,
@@ -462,5 +463,31 @@ fn gives_a_body_as_long_as_a_head(backend: &str) {
             thread::sleep(Duration::from_millis(50));
             client.stream.write_all(drip.as_bytes()).err()
         });
+    }
+}
+
+fn answers_before_a_body_that_has_no_end(backend: &str) {
+    let bodies = [
+        "-1\r\n\r\n",
+        "zz\r\n",
+        "fffffffffffffffff\r\n",
+        "1\r\nab\r\n",
+    ];
+    let dir = directory(&[]);
+    // The files have not been open yet: the body is there before the response is.
+    let server = Server::with(backend, dir.path(), &["--precompressed"]);
+    for (index, body) in bodies.iter().enumerate() {
+        std::fs::write(dir.path().join(index.to_string()), "hello").unwrap();
+        let mut client = server.connect();
+        let head =
+            format!("GET /{index} HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n");
+        client.send((head + body).as_bytes());
+        let response = client.got();
+        assert_eq!(
+            (response.status, &response.body[..]),
+            (200, &b"hello"[..]),
+            "{body}"
+        );
+        client.assert_ended();
     }
 }

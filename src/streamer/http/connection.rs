@@ -237,6 +237,11 @@ impl Connection {
     fn consume(self: &Rc<Self>, transport: &Transport, data: &[u8]) -> usize {
         let mut at = 0;
         loop {
+            // What follows the head of an upload is its body; what follows another waits for the
+            // response that comes first.
+            if self.state.borrow().phase != Phase::Open {
+                return at;
+            }
             let skipped = self.state.borrow_mut().body.skip(&data[at..]);
             match skipped {
                 Ok(n) => at += n,
@@ -245,10 +250,6 @@ impl Connection {
                     self.linger(transport);
                     return data.len();
                 }
-            }
-            // What follows the head of an upload is its body.
-            if self.state.borrow().phase != Phase::Open {
-                return at;
             }
             // Empty lines before a request are no part of it, nor the beginning of one.
             at += data[at..]
