@@ -85,15 +85,17 @@ impl fmt::Debug for Routes {
 /// Sends, and rests of sends, of at most this many bytes are copied: one read behind the header and
 /// one send cost less than two splices. On the ring, that is: its sends share a system call, so
 /// that a copy has one call of its own, and a splice pair two. On the emulated port both have two.
-fn copy_up_to(backend: BackendKind) -> u64 {
+/// Where one send follows the other there is no header to go behind, and sendfile(2), which copies
+/// nothing, costs less on either.
+fn copy_up_to(backend: BackendKind, streams: bool) -> u64 {
     match backend {
-        BackendKind::Ring => 16 << 10,
-        BackendKind::Emulated => 4 << 10,
+        BackendKind::Ring if !streams => 16 << 10,
+        BackendKind::Ring | BackendKind::Emulated => 4 << 10,
     }
 }
 
-/// Up to this size sendfile(2) costs the emulated port less than a splice pair: one call instead of
-/// two. Beyond, its internal pipe of 16 pages costs more.
+/// Up to this size sendfile(2) costs less than a splice pair, where it is not for a header to be sent
+/// with it on the ring: one call instead of two. Beyond, its internal pipe of 16 pages costs more.
 const SENDFILE_UP_TO: u64 = 64 << 10;
 
 /// What a piece of cached data has at most; the backends let others go first after as much.
@@ -132,6 +134,8 @@ pub(crate) struct Situation {
     pub(crate) stream: bool,
     pub(crate) filesystem: Filesystem,
     pub(crate) backend: BackendKind,
+    /// It is one of a stream of sends: each is asked for when the one before is over.
+    pub(crate) streams: bool,
 }
 
 /// How the next piece goes.
@@ -170,7 +174,7 @@ pub(crate) fn decide(situation: &Situation, residency: impl FnOnce(u64) -> Resid
             let copied = matches!(
                 situation.filesystem,
                 Filesystem::Network | Filesystem::Generated
-            ) || left <= copy_up_to(situation.backend)
+            ) || left <= copy_up_to(situation.backend, situation.streams)
                 || (situation.left.is_none() && !situation.stream);
             if copied && !situation.native_only {
                 Decision::Copy
@@ -178,16 +182,17 @@ pub(crate) fn decide(situation: &Situation, residency: impl FnOnce(u64) -> Resid
                 // Waits for readiness, and moves at once what there is.
                 Decision::Native(Route::Inline, left)
             } else {
-                by_residency(situation.backend, residency(left.min(DIRECT_PIECE)), left)
+                by_residency(situation, residency(left.min(DIRECT_PIECE)), left)
             }
         }
     }
 }
 
 /// The table of what was measured.
-fn by_residency(backend: BackendKind, residency: Residency, left: u64) -> Decision {
-    match (backend, residency) {
-        (BackendKind::Emulated, Residency::Hot) if left <= SENDFILE_UP_TO => {
+fn by_residency(situation: &Situation, residency: Residency, left: u64) -> Decision {
+    let one_call = situation.streams || situation.backend == BackendKind::Emulated;
+    match (situation.backend, residency) {
+        (_, Residency::Hot) if one_call && left <= SENDFILE_UP_TO => {
             Decision::Native(Route::Sendfile, left)
         }
         (BackendKind::Ring | BackendKind::Emulated, Residency::Hot) => {
@@ -291,6 +296,7 @@ mod tests {
             stream: false,
             filesystem: Filesystem::Other,
             backend: BackendKind::Ring,
+            streams: false,
         }
     }
 
@@ -301,7 +307,7 @@ mod tests {
     #[test]
     fn small_ones_are_copied_without_a_look() {
         let never = |_| panic!("looked");
-        let most = copy_up_to(BackendKind::Ring);
+        let most = copy_up_to(BackendKind::Ring, false);
         assert_eq!(decide(&situation(most), never), Decision::Copy);
         assert_ne!(
             decide(&situation(most + 1), at(Residency::Hot)),
@@ -322,6 +328,18 @@ mod tests {
             decide(&small, at(Residency::Hot)),
             Decision::Native(Route::Inline, SENDFILE_UP_TO + 1)
         );
+    }
+
+    #[test]
+    fn what_follows_another_send_is_not_copied() {
+        let mut next = situation(copy_up_to(BackendKind::Ring, false));
+        next.streams = true;
+        assert_eq!(
+            decide(&next, at(Residency::Hot)),
+            Decision::Native(Route::Sendfile, 16 << 10)
+        );
+        next.left = Some(copy_up_to(BackendKind::Ring, true));
+        assert_eq!(decide(&next, |_| panic!("looked")), Decision::Copy);
     }
 
     #[test]

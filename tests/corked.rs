@@ -2,9 +2,11 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::io::{self, Read};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -75,6 +77,29 @@ on_both_backends! {
             peer.read_exact(&mut bytes).unwrap();
             // On loopback a segment has up to 64 KiB.
             assert_eq!(before, 1, "{len}");
+        }
+    }
+
+    fn c12_sends_that_follow_one_another_share_segments(proactor: Proactor) {
+        fn next(transport: &Transport, file: Fd, left: u32, over: Rc<Cell<bool>>) {
+            let source = Source::file(file.clone(), ..);
+            transport.send_file(source, SendOptions::new(), move |transport, _| match left {
+                1 => over.set(true),
+                _ => next(transport, file, left - 1, over),
+            });
+        }
+        for len in [1000, 10_000] {
+            let (transport, _record, peer) = open(&proactor);
+            let mut peer = Peer::new(peer);
+            let over = Rc::new(Cell::new(false));
+            next(&transport, Fd::from(file(len)), 40, Rc::clone(&over));
+            run_until(&proactor, "the last send's end", || over.get());
+            assert_not_corked(&proactor, &transport, &mut peer, "the last");
+            run_until(&proactor, "the last byte", || {
+                peer.take();
+                peer.1 == 40 * len
+            });
+            assert!(kernel::data_segments_received(&peer.0) < 20, "{len}");
         }
     }
 

@@ -351,13 +351,12 @@ fn set_option_to<T>(
     .map(drop)
 }
 
-/// Sends partial segments at once (`TCP_NODELAY`). Set again, it also pushes out what `MSG_MORE`
-/// left corked (tcp(7)).
+/// Sends partial segments at once (`TCP_NODELAY`, tcp(7)).
 ///
 /// # Errors
 /// setsockopt(2)'s: `EOPNOTSUPP` where the socket isn't TCP.
 pub fn set_nodelay(socket: &Fd) -> io::Result<()> {
-    if sim::is_tcp() == Some(true) && sim::uncork(socket.as_fd()) {
+    if sim::is_tcp() == Some(true) {
         return Ok(());
     }
     set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
@@ -547,17 +546,36 @@ pub(crate) fn is_tcp(socket: BorrowedFd<'_>) -> bool {
     matches!(protocol, Ok(libc::IPPROTO_TCP))
 }
 
+/// From so many bytes of a file on, it pays to [`hold_back`].
+pub const LONG: u64 = 256 << 10;
+
 /// Has a TCP socket send full segments only, until [`push_out`] (`TCP_CORK`, tcp(7)). False where
-/// that can't be had.
-pub(crate) fn hold_back(socket: BorrowedFd<'_>) -> bool {
-    set_option(socket, libc::IPPROTO_TCP, libc::TCP_CORK, 1).is_ok()
+/// that can't be had, or would do harm: where what may wait in the socket is little beside a segment
+/// (64 KiB on loopback), it is full before there is one that may leave, and nothing does for 200 ms.
+pub fn hold_back(socket: &Fd) -> bool {
+    /// So many segments have to fit.
+    const SEGMENTS: libc::c_int = 4;
+    let fd = socket.as_fd();
+    if sim::hold_back(fd) {
+        return true;
+    }
+    let (Ok(segment), Ok(buffer), Ok(unsent)) = (
+        get_option(fd, libc::IPPROTO_TCP, libc::TCP_MAXSEG),
+        get_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF),
+        get_option(fd, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT),
+    ) else {
+        return false;
+    };
+    // 0 is the system's own bound, none by default; a large one may come out negative.
+    let fits = |room: libc::c_int| room <= 0 || room / SEGMENTS >= segment;
+    fits(buffer) && fits(unsent) && set_option(fd, libc::IPPROTO_TCP, libc::TCP_CORK, 1).is_ok()
 }
 
-/// Pushes out what `MSG_MORE` and its kin left corked at a TCP socket, and changes no setting:
-/// taking `TCP_CORK` off does that even where it isn't on (tcp(7)).
-pub(crate) fn push_out(socket: BorrowedFd<'_>) {
-    sim::uncork(socket);
-    let _ = set_option(socket, libc::IPPROTO_TCP, libc::TCP_CORK, 0);
+/// Pushes out what [`hold_back`], `MSG_MORE` and its kin have held back at a TCP socket, and changes
+/// no other setting: taking `TCP_CORK` off does that even where it isn't on (tcp(7)).
+pub fn push_out(socket: &Fd) {
+    sim::uncork(socket.as_fd());
+    let _ = set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_CORK, 0);
 }
 
 /// A pair of connected Unix stream sockets, non-blocking and close-on-exec (socketpair(2)).

@@ -167,7 +167,7 @@ impl Transfer {
         }
         // What follows may be long in coming.
         if matches!(next, Next::Readable) && std::mem::take(&mut self.corked) {
-            net::push_out(self.target().as_fd());
+            net::push_out(self.target());
         }
         next
     }
@@ -177,7 +177,7 @@ impl Transfer {
         if self.held_back.is_none() {
             let target = self.job.target();
             let long = target.kind() == FileKind::Socket && self.is_long();
-            self.held_back = Some(long && net::hold_back(target.as_fd()));
+            self.held_back = Some(long && net::hold_back(target));
         }
         loop {
             if let Some(end) = self.failed.take() {
@@ -236,10 +236,10 @@ impl Transfer {
 
     /// Whether it sends a file that takes many segments. While such a one goes on, the kernel is to
     /// send full ones only: it moves 16 pages at a time, a little more than fits into a segment,
-    /// and would, when an acknowledgement comes at the wrong moment, send the little by itself.
+    /// and would, when an acknowledgement comes at the wrong moment, send the little by itself. Who
+    /// has more behind it may hold it back for longer, and does so himself.
     fn is_long(&self) -> bool {
-        const LONG: u64 = 256 << 10;
-        matches!(&self.job, Job::Send(op) if self.seekable && op.len >= LONG)
+        matches!(&self.job, Job::Send(op) if self.seekable && !op.more && op.len >= net::LONG)
     }
 
     /// Whether it is one that ends when something was moved, and something was.
@@ -475,7 +475,7 @@ impl Transfer {
     pub(crate) fn finish(mut self, pipes: &mut PipePool) -> (Op, u64) {
         self.release(pipes);
         if self.held_back == Some(true) || (self.corked && !self.job.more()) {
-            net::push_out(self.target().as_fd());
+            net::push_out(self.target());
         }
         (self.job.into_op(), self.moved)
     }

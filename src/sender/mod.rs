@@ -51,7 +51,7 @@ use crate::source::Source;
 ///   buffer of its own.
 /// - The socket is given back as it was found (`O_NONBLOCK`, `TCP_NODELAY`,
 ///   `TCP_NOTSENT_LOWAT`), neither shut down nor reset, before the future is ready. A socket that
-///   blocks is made non-blocking for the time of the send. `TCP_CORK` is not touched.
+///   blocks is made non-blocking for the time of the send. `TCP_CORK` is off afterwards.
 /// - A send that ends with some but not all of its bytes sent leaves the peer without the rest. The
 ///   connection is its owner's to end; sends that were queued behind it on this sender end as
 ///   cancelled, with nothing sent.

@@ -19,10 +19,10 @@ pub(super) struct Appetite {
 const MATTERS: u64 = 64 << 10;
 
 /// What all the peers of a proactor that have not read yet may have waiting.
-const BUDGET: usize = 256 << 20;
+const BUDGET: usize = 96 << 20;
 
 /// The bounds for a peer that has not read yet, by how many are waiting: at least, at most.
-const UNPROVEN: (usize, usize) = (16 << 10, 256 << 10);
+const UNPROVEN: (usize, usize) = (16 << 10, 1 << 20);
 
 /// The bound for a peer that reads.
 const PROVEN: u32 = 1 << 20;

@@ -418,6 +418,8 @@ impl Conn {
         };
         state.reading.clear();
         self.end_tls(state);
+        // Others may go on with the socket.
+        self.push_out(state);
         match (state.fd.take(), state.lent.take()) {
             (Some(fd), Some(lent)) => lent.give_back(&fd, &self.handle),
             // Others share it, so that dropping it does not close it.

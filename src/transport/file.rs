@@ -378,8 +378,8 @@ impl FileSend {
         self.is_started() && matches!(self.next(), Next::Over(End::Complete | End::EndOfFile))
     }
 
-    /// Decides on the next piece's way and length.
-    pub(crate) fn decide(&self, backend: BackendKind) -> Decision {
+    /// Decides on the next piece's way and length; `streams` as in [`Situation`].
+    pub(crate) fn decide(&self, backend: BackendKind, streams: bool) -> Decision {
         let (fd, stream) = match &self.body {
             Body::Seekable { fd, .. } => (fd, false),
             Body::Stream { fd, .. } => (fd, true),
@@ -398,6 +398,7 @@ impl FileSend {
                 fd.filesystem()
             },
             backend,
+            streams,
         };
         let left = situation.left.unwrap_or(u64::MAX);
         decide(&situation, |len| look(fd, self.offset(), len, left))

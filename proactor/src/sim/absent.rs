@@ -39,9 +39,12 @@ pub(crate) fn before_sendfile(
 pub(crate) fn after_write(_fd: BorrowedFd<'_>, _written: &io::Result<usize>, _more: bool) {}
 
 #[inline(always)]
-pub(crate) fn uncork(_socket: BorrowedFd<'_>) -> bool {
+pub(crate) fn hold_back(_socket: BorrowedFd<'_>) -> bool {
     false
 }
+
+#[inline(always)]
+pub(crate) fn uncork(_socket: BorrowedFd<'_>) {}
 
 #[inline(always)]
 pub(crate) fn is_tcp() -> Option<bool> {

@@ -123,9 +123,14 @@ pub(crate) fn after_write(fd: BorrowedFd<'_>, written: &io::Result<usize>, more:
     }
 }
 
-/// A socket was told to hold nothing back. True where that is all there is to do.
-pub(crate) fn uncork(socket: BorrowedFd<'_>) -> bool {
-    with(|world| world.set_corked(socket.as_raw_fd(), false)).is_some()
+/// A socket was told to hold back what is no full segment. True where that is all there is to do.
+pub(crate) fn hold_back(socket: BorrowedFd<'_>) -> bool {
+    with(|world| world.hold_back(socket.as_raw_fd())).unwrap_or(false)
+}
+
+/// A socket was told to hold nothing back.
+pub(crate) fn uncork(socket: BorrowedFd<'_>) {
+    with(|world| world.uncork(socket.as_raw_fd()));
 }
 
 /// Whether a socket pretends to be TCP's, or not to be.

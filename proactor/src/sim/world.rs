@@ -134,6 +134,8 @@ pub(super) struct World {
     blocked: BTreeMap<(RawFd, Way), u64>,
     /// Sockets that hold bytes back.
     corked: BTreeSet<RawFd>,
+    /// Sockets that are to hold back whatever is written.
+    held: BTreeSet<RawFd>,
     /// Pipes of the pool, by inode: they stand between other descriptors.
     inner: BTreeSet<u64>,
     /// Jobs that workers have yet to do.
@@ -156,6 +158,7 @@ impl World {
             turn: 0,
             blocked: BTreeMap::new(),
             corked: BTreeSet::new(),
+            held: BTreeSet::new(),
             inner: BTreeSet::new(),
             jobs: 0,
             events: 0,
@@ -244,8 +247,21 @@ impl World {
         sys::stat(pipe).is_ok_and(|stat| self.inner.contains(&stat.st_ino))
     }
 
+    /// False where the socket isn't TCP's.
+    pub(super) fn hold_back(&mut self, socket: RawFd) -> bool {
+        if self.conditions.tcp {
+            self.held.insert(socket);
+        }
+        self.conditions.tcp
+    }
+
+    pub(super) fn uncork(&mut self, socket: RawFd) {
+        self.held.remove(&socket);
+        self.set_corked(socket, false);
+    }
+
     pub(super) fn set_corked(&mut self, socket: RawFd, corked: bool) {
-        let changed = if corked {
+        let changed = if corked || self.held.contains(&socket) {
             self.corked.insert(socket)
         } else {
             self.corked.remove(&socket)

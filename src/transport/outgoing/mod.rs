@@ -84,6 +84,12 @@ pub(crate) struct Out {
     full: bool,
     /// Something may be held back for what follows (`MSG_MORE`).
     corked: bool,
+    /// The socket was told to hold back what is no full segment.
+    held: bool,
+    /// The last send's end left nothing in the queue.
+    drained: bool,
+    /// Who was told of that queued the next at once: more will follow what is sent now.
+    streams: bool,
     /// Sends in the queue are to be stopped.
     stops: bool,
     appetite: Appetite,
@@ -137,6 +143,7 @@ impl Conn {
                     && let Some(file) = state.queue.take(0)
                 {
                     self.finish(&mut state.events, file, end);
+                    state.out.drained = state.queue.is_empty();
                     continue;
                 }
                 state.queue.recount(0);
@@ -145,10 +152,13 @@ impl Conn {
             if state.tls.is_some() && self.send_sealed(state) {
                 return;
             }
+            let drained = std::mem::take(&mut state.out.drained);
             if state.queue.is_empty() {
+                state.out.streams = false;
                 self.idle(state);
                 return;
             }
+            state.out.streams |= drained;
             if state.out.full {
                 self.wait_for_room(state);
                 return;
@@ -180,13 +190,28 @@ impl Conn {
     }
 
     /// Pushes out what was held back for bytes to follow: they don't come now.
-    fn push_out(&self, state: &mut State) {
-        if std::mem::take(&mut state.out.corked)
+    pub(crate) fn push_out(&self, state: &mut State) {
+        let (corked, held) = (
+            std::mem::take(&mut state.out.corked),
+            std::mem::take(&mut state.out.held),
+        );
+        if (corked || held)
             && self.medium == Medium::Tcp
             && let Some(fd) = &state.fd
-            && let Err(e) = net::set_nodelay(fd)
         {
-            log::debug!("held back bytes could not be pushed out: {e}");
+            net::push_out(fd);
+        }
+    }
+
+    /// Has the socket send full segments only, until `push_out`: where one small send follows the
+    /// other, each would else be a segment of its own.
+    fn hold_back(&self, state: &mut State) {
+        if !state.out.held
+            && self.medium == Medium::Tcp
+            && let Some(fd) = &state.fd
+        {
+            state.out.appetite.begin(fd, self.shared.large.get());
+            state.out.held = net::hold_back(fd);
         }
     }
 
@@ -230,13 +255,13 @@ impl Conn {
         }
     }
 
-    /// An operation of many bytes is over.
+    /// An operation is over, perhaps one of many bytes.
     fn end_large(&self, state: &mut State, taken: u64) {
         if std::mem::take(&mut state.out.large) {
             self.shared.large.set(self.shared.large.get() - 1);
-            if let Some(fd) = &state.fd {
-                state.out.appetite.took(fd, taken);
-            }
+        }
+        if let Some(fd) = &state.fd {
+            state.out.appetite.took(fd, taken);
         }
     }
 
@@ -256,6 +281,7 @@ impl Conn {
         let Some(socket) = state.fd.clone() else {
             return;
         };
+        let streams = state.out.streams;
         let (data, data_len) = state.queue.leading_data();
         let Some(file) = state.queue.file_mut(data) else {
             return self.send_data(state, socket, data, data_len, false);
@@ -275,7 +301,7 @@ impl Conn {
             Next::Over(End::Complete | End::EndOfFile) | Next::Head => {
                 self.send_data(state, socket, data, data_len, true);
             }
-            Next::Seekable => match file.decide(self.shared.backend) {
+            Next::Seekable => match file.decide(self.shared.backend, streams) {
                 Decision::Copy => self.send_data(state, socket, data, data_len, true),
                 Decision::Native(route, len) if data_len <= HEADER => {
                     self.send_piece(state, socket, data, data_len, route, len);
@@ -288,7 +314,7 @@ impl Conn {
             },
             _ if data > 0 => self.send_data(state, socket, data, data_len, false),
             Next::Chunk => self.send_chunk(state, socket),
-            Next::Stream => match file.decide(self.shared.backend) {
+            Next::Stream => match file.decide(self.shared.backend, streams) {
                 Decision::Native(route, len) => {
                     self.send_piece(state, socket, 0, 0, route, len);
                 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use proactor::{BackendKind, Fd, Forward, Op, SendBuf, SendFile};
+use proactor::{BackendKind, Fd, Forward, Op, SendBuf, SendFile, net};
 
 use super::Doing;
 use crate::route::{Decision, Route, method};
@@ -59,7 +59,7 @@ impl Conn {
             bufs.push(data.bytes.clone());
         }
         let more = state.queue.comes_at_once(bufs.len());
-        state.out.corked = more;
+        let more = self.cork(state, more, len as u64);
         let op = Op::SendVectored { socket, bufs, more };
         self.start(state, op, Doing::Send(len));
     }
@@ -82,8 +82,20 @@ impl Conn {
         more: bool,
     ) {
         let len = buf.len();
-        state.out.corked = more;
+        let more = self.cork(state, more, len as u64);
         self.start(state, Op::Send { socket, buf, more }, Doing::Send(len));
+    }
+
+    /// Before a send of `len` bytes, with or without `more` at hand behind them: has the socket hold
+    /// back what is no full segment, or no longer. Returns whether more is to be expected.
+    fn cork(&self, state: &mut State, more: bool, len: u64) -> bool {
+        if state.out.streams || (more && len >= net::LONG) {
+            self.hold_back(state);
+        } else if !more && state.out.held {
+            self.push_out(state);
+        }
+        state.out.corked = more || (state.out.streams && state.out.held);
+        state.out.corked
     }
 
     /// Sends bytes in memory that belong to a file send at the queue's head.
@@ -111,6 +123,7 @@ impl Conn {
     /// Brings bytes and small files together in one buffer, and sends it.
     fn gather(self: &Rc<Self>, state: &mut State, socket: Fd) {
         let mut buf = self.shared.buffer();
+        let (backend, streams) = (self.shared.backend, state.out.streams);
         let mut at = 0;
         // A file's bytes are in the buffer, or a file was passed.
         let mut files = false;
@@ -135,7 +148,7 @@ impl Conn {
                         break;
                     }
                     file.start();
-                    let gathered = gather_file(file, &mut buf, room, self.shared.backend);
+                    let gathered = gather_file(file, &mut buf, room, backend, streams);
                     state.queue.recount(at);
                     match gathered {
                         Gathered::All => files = true,
@@ -207,9 +220,11 @@ impl Conn {
             Body::Stream {
                 fd, relayed: true, ..
             } => {
+                let fd = fd.clone();
+                self.push_out(state);
                 let op = Forward {
                     head: SendBuf::new(),
-                    from: fd.clone(),
+                    from: fd,
                     to: socket,
                     offset: None,
                     len,
@@ -233,6 +248,14 @@ impl Conn {
             // A stream may keep what follows waiting.
             None => left.is_some() && !stream,
         };
+        let more = match stream {
+            true => {
+                self.push_out(state);
+                state.out.corked = more;
+                more
+            }
+            false => self.cork(state, more, len),
+        };
         let header = self.header(state, entries, bytes);
         let op = SendFile {
             header,
@@ -248,10 +271,6 @@ impl Conn {
             header: bytes,
             route,
         };
-        if stream {
-            self.push_out(state);
-        }
-        state.out.corked = more;
         self.start(state, Op::SendFile(op), doing);
     }
 
@@ -287,7 +306,8 @@ impl Conn {
             file.gathered = len;
             return self.send(state, socket, buf.into(), false);
         }
-        state.out.corked = false;
+        // The next is not there yet.
+        self.push_out(state);
         let op = Op::Send {
             socket,
             buf: buf.into(),
@@ -313,6 +333,7 @@ fn gather_file(
     buf: &mut BytesMut,
     room: usize,
     backend: BackendKind,
+    streams: bool,
 ) -> Gathered {
     let most = buf.len() + room;
     loop {
@@ -342,7 +363,7 @@ fn gather_file(
             file.gathered += len;
             continue;
         }
-        match file.decide(backend) {
+        match file.decide(backend, streams) {
             Decision::Copy => {}
             Decision::Native(..) | Decision::Refuse => return Gathered::Part,
         }

@@ -61,6 +61,7 @@ impl Conn {
         if state.out.tells && state.out.sent > before {
             state.events.push_back(Event::BytesSent(state.out.sent));
         }
+        state.out.drained |= state.queue.is_empty();
         if let Some(file) = state.queue.file_mut(0)
             && file.progress.is_some()
             && file.sent > file.reported
