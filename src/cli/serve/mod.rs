@@ -57,7 +57,7 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
     let threads = args.threads.map_or_else(cpus, usize::from);
     let doors = listen::open(args, threads)?;
     let log = args.operation.access_log.as_deref();
-    let log = log.map(|path| access_log::open(path, account.as_ref()));
+    let log = log.map(|path| access_log::Target::open(path, account.as_ref()));
     let log = log.transpose()?;
     if let Some(account) = account {
         account.become_it()?;

@@ -10,14 +10,11 @@ mod writer;
 
 use std::cell::RefCell;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use crate::cli::error::Failure;
 use crate::streamer::{Exchange, Observer};
 
-use super::user::Account;
 use format::Formatter;
 pub(in crate::cli) use format::LogFormat;
 pub(super) use target::Target;
@@ -61,15 +58,6 @@ impl AccessLog {
             log::error!("the access log's thread panicked");
         }
     }
-}
-
-/// Opens the log, while the process may: before it becomes another user, to whom a file that is new
-/// belongs.
-///
-/// # Errors
-/// It can't be opened.
-pub(super) fn open(path: &Path, account: Option<&Account>) -> Result<Target, Failure> {
-    Target::open(path, account)
 }
 
 /// The lines of one thread.

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use crate::cli::error::Failure;
 
-use super::Account;
+use crate::cli::serve::user::Account;
 
 /// An open log.
 pub(in crate::cli::serve) struct Target {
@@ -21,7 +21,15 @@ pub(in crate::cli::serve) struct Target {
 }
 
 impl Target {
-    pub(super) fn open(path: &Path, account: Option<&Account>) -> Result<Target, Failure> {
+    /// Opens the log, while the process may: before it becomes another user, to whom a file that is
+    /// new belongs.
+    ///
+    /// # Errors
+    /// It can't be opened.
+    pub(in crate::cli::serve) fn open(
+        path: &Path,
+        account: Option<&Account>,
+    ) -> Result<Target, Failure> {
         if path.as_os_str() == "-" {
             let stdout = io::stdout().as_fd().try_clone_to_owned();
             let failed = |e| Failure::io("standard output can't be written to", &e);
@@ -43,7 +51,7 @@ impl Target {
             let (uid, gid) = (account.uid().as_raw(), account.gid().as_raw());
             fchown(&file, Some(uid), Some(gid)).map_err(failed)?;
         }
-        // What has been opened can be named by others than this directory's.
+        // As errors and the sandbox are to name it.
         let path = std::path::absolute(path).map_err(failed)?;
         Ok(Target {
             file,
