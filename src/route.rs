@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use proactor::{BackendKind, Fd, FileKind, Filesystem, Method, Residency};
 
@@ -111,11 +113,46 @@ pub(crate) const PROGRESS_PIECE: u64 = 1 << 20;
 /// Of how many bytes it is asked at once whether they are cached.
 const LOOK_AHEAD: u64 = 8 << 20;
 
-/// Whether `len` bytes at `offset` are cached; `left` is how many there are to be sent.
-pub(crate) fn look(file: &Fd, offset: u64, len: u64, left: u64) -> Residency {
-    match file.residency(offset, len, LOOK_AHEAD.min(left)) {
-        Residency::Cold if left > len => file.residency(offset, len, len),
-        found => found,
+/// What a send has found out about its file's place in the page cache.
+#[derive(Debug, Default)]
+pub(crate) struct Looked {
+    /// Cached, and when that was found.
+    hot: Option<(Range<u64>, Instant)>,
+    /// What is before this was being read from the disk when it was last looked at.
+    cold: u64,
+}
+
+impl Looked {
+    /// Whether `len` bytes at `offset` are cached; `left` is how many there are to be sent.
+    pub(crate) fn at(&mut self, file: &Fd, offset: u64, len: u64, left: u64) -> Residency {
+        // What one looked at and sent a moment ago is not evicted before the rest of it.
+        const HOLDS: Duration = Duration::from_millis(20);
+        if offset < self.cold {
+            return Residency::Cold;
+        }
+        let now = proactor::now();
+        if let Some((range, since)) = &self.hot
+            && range.start <= offset
+            && offset.saturating_add(len) <= range.end
+            && now.saturating_duration_since(*since) < HOLDS
+        {
+            return Residency::Hot;
+        }
+        let ahead = LOOK_AHEAD.min(left);
+        let mut seen = ahead.max(len);
+        let mut found = file.residency(offset, len, ahead);
+        if found == Residency::Cold && left > len {
+            seen = len;
+            found = file.residency(offset, len, len);
+        }
+        match found {
+            Residency::Hot => self.hot = Some((offset..offset.saturating_add(seen), now)),
+            // Readahead brings the next pages one by one, and to wait for those that are under way
+            // is a worker's business.
+            Residency::Cold => self.cold = offset.saturating_add(LOOK_AHEAD),
+            Residency::Unknown => {}
+        }
+        found
     }
 }
 

@@ -12,7 +12,7 @@ use crate::pipe::PipePool;
 use crate::pool::Workers;
 use crate::port::{Done, Port};
 use crate::stats::Counters;
-use crate::transfer::Transfer;
+use crate::transfer::{Next, Transfer};
 
 /// A completion on its way to its callback.
 pub(crate) struct Event {
@@ -29,17 +29,40 @@ pub(crate) struct Context {
     /// Completions, in the order of their delivery.
     pub(crate) ready: VecDeque<Event>,
     pub(crate) counters: Counters,
+    /// What transfers may still move in this turn by direct calls.
+    pub(crate) direct_left: usize,
 }
 
 impl Context {
+    /// Begins a turn: transfers may move [`DIRECT_TURN`] bytes in all by direct calls.
+    pub(crate) fn begin_turn(&mut self) {
+        self.direct_left = DIRECT_TURN;
+    }
+
+    /// Lets a transfer do what can be done directly, within what is left to all in this turn. One
+    /// that is nearly done is always let go on.
+    pub(crate) fn advance(&mut self, transfer: &mut Transfer) -> Next {
+        let budget = match self.direct_left {
+            0 if transfer.is_bulky() => return Next::Yield,
+            0 => DIRECT_TURN,
+            left => left,
+        };
+        let before = transfer.moved();
+        let next = transfer.advance(&mut self.pipes, budget);
+        let moved = (transfer.moved() - before) as usize;
+        self.direct_left = self.direct_left.saturating_sub(moved);
+        next
+    }
+
     /// Queues a completion for delivery.
     pub(crate) fn complete(&mut self, token: Token, completion: Completion) {
         self.ready.push_back(Event { token, completion });
     }
 }
 
-/// The bytes that a direct transfer moves before others get their turn.
-pub(crate) const TURN_BUDGET: usize = 2 << 20;
+/// The bytes that direct transfers move in a turn, all together, before the loop looks again at
+/// what has come: at some 10 GB/s, a request for little waits about 0.1 ms for those who want much.
+pub(crate) const DIRECT_TURN: usize = 1 << 20;
 
 /// The machinery that runs operations. It is called by the proactor alone, runs no code of its
 /// users, and delivers through [`Context::complete`]: exactly one completion that gives the

@@ -5,7 +5,7 @@ use std::io;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::backend::{Backend, Context};
+use crate::backend::{Backend, Context, DIRECT_TURN};
 use crate::buf::BufGroup;
 use crate::emulated::Emulated;
 use crate::pipe::{PipeLimits, PipePool};
@@ -150,6 +150,7 @@ impl Builder {
             port,
             ready: VecDeque::new(),
             counters: Counters::default(),
+            direct_left: DIRECT_TURN,
         };
         let (choice, asked) = self.effective_choice()?;
         let limits = Limits::read();

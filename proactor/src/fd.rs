@@ -7,10 +7,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
-use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use crate::turn::{self, TurnId};
 use crate::{sim, sys};
 
 /// A file descriptor shared by all who use it; the last one closes it. Cloning is a reference
@@ -28,7 +28,7 @@ struct Inner {
     filesystem: OnceLock<Filesystem>,
     tells_cached: OnceLock<bool>,
     /// What was found in the page cache last, and when.
-    hot: Mutex<Option<(Range<u64>, Instant)>>,
+    hot: Mutex<Option<(Range<u64>, TurnId)>>,
     /// It is known to be non-blocking.
     nonblocking: AtomicBool,
 }
@@ -249,31 +249,31 @@ impl Fd {
     /// Whether `len` bytes from `offset` can be had without waiting for a disk. Looks at the page
     /// cache with cachestat(2) (Linux 6.5) and preadv2(2)'s `RWF_NOWAIT`; reads nothing in.
     ///
-    /// It looks at `ahead` bytes, if that is more: the answer costs some 2 µs per MiB, and
-    /// [`Residency::Hot`] is remembered for 20 ms, so that the next pieces, and the next who send
-    /// the same file, need not ask. It may be outdated by the time it is used: pages can be
-    /// reclaimed.
+    /// It looks at `ahead` bytes, if that is more: the answer costs some 4 µs per MiB, and
+    /// [`Residency::Hot`] is remembered for the turn of this thread's loop in which it was found, so
+    /// that others who send the same file in that turn need not ask. What they were asked for
+    /// had been asked for before. It may be outdated by the time it is used: pages can be reclaimed.
     pub fn residency(&self, offset: u64, len: u64, ahead: u64) -> Residency {
-        const HOLDS: Duration = Duration::from_millis(20);
         if let Some(simulated) = sim::residency() {
             return simulated;
         }
         if self.filesystem() == Filesystem::Memory {
             return Residency::Hot;
         }
+        let turn = turn::current();
         let mut hot = self.inner.hot.lock().unwrap_or_else(|e| e.into_inner());
         let end = offset.saturating_add(len);
-        if let Some((range, since)) = &*hot
+        if let Some((range, found)) = &*hot
             && range.start <= offset
             && end <= range.end
-            && crate::now().saturating_duration_since(*since) < HOLDS
+            && Some(*found) == turn
         {
             return Residency::Hot;
         }
         let ahead = ahead.max(len);
         let found = sys::residency(self.as_fd(), offset, ahead);
-        if found == Residency::Hot {
-            *hot = Some((offset..offset.saturating_add(ahead), crate::now()));
+        if let (Residency::Hot, Some(turn)) = (found, turn) {
+            *hot = Some((offset..offset.saturating_add(ahead), turn));
         }
         found
     }

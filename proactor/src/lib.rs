@@ -63,6 +63,7 @@ mod sync;
 mod sys;
 mod timer;
 mod transfer;
+mod turn;
 mod wake;
 
 pub use buf::{RecvBuf, SendBuf};

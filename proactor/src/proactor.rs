@@ -21,6 +21,7 @@ use crate::stats::Stats;
 use crate::sync::Arc;
 use crate::sys::SigpipeBlocked;
 use crate::timer::Timers;
+use crate::turn;
 
 /// Something that takes completions without an allocation for each: IOCP's completion key and
 /// the object behind it.
@@ -308,6 +309,7 @@ impl Proactor {
     }
 
     fn turn(&self, timeout: Option<Duration>) -> io::Result<usize> {
+        let _turn = turn::begin();
         self.core.turns.set(self.core.turns.get() + 1);
         let mut called = self.collect(timeout)?;
         let calls = std::mem::take(&mut self.core.state.borrow_mut().calls);

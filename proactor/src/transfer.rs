@@ -132,7 +132,6 @@ impl Transfer {
     }
 
     /// What its completion counts.
-    #[cfg(all(test, not(miri)))]
     pub(crate) fn moved(&self) -> u64 {
         self.moved
     }
@@ -149,6 +148,13 @@ impl Transfer {
     /// Bytes of the source that are neither moved nor in the pipe.
     fn unread(&self) -> u64 {
         self.job.len() - self.taken
+    }
+
+    /// Whether it may move much by direct calls, so that others have to wait meanwhile.
+    pub(crate) fn is_bulky(&self) -> bool {
+        const MUCH: u64 = 64 << 10;
+        let away = self.job.fills_away() && self.piped == 0;
+        !away && self.unread().saturating_add(self.piped as u64) > MUCH
     }
 
     /// Whether all was moved that was to be moved.

@@ -1,6 +1,7 @@
 //! One send of a file under way: where it stands in its source, what is left, how it is to end.
 //! It asks the kernel about its source when it starts, and moves nothing itself.
 
+use std::cell::RefCell;
 use std::io::{self, Read};
 use std::time::Instant;
 
@@ -10,7 +11,8 @@ use proactor::{BackendKind, Fd, FileKind, Filesystem, Token};
 use super::Transport;
 use crate::pacing::Pacing;
 use crate::route::{
-    Decision, PROGRESS_PIECE, RouteChoice, Routes, Situation, decide, is_refusal, is_starved, look,
+    Decision, Looked, PROGRESS_PIECE, RouteChoice, Routes, Situation, decide, is_refusal,
+    is_starved,
 };
 use crate::send::{End, Progress, SendOptions, SendOutcome};
 use crate::source::Kind;
@@ -93,6 +95,7 @@ pub(crate) struct FileSend {
     pub(crate) stop: Option<End>,
     pub(crate) choice: RouteChoice,
     native_only: bool,
+    looked: RefCell<Looked>,
     pub(crate) refused: bool,
     pub(crate) no_pipe: bool,
     pub(crate) routes: Routes,
@@ -135,6 +138,7 @@ impl FileSend {
             stop: None,
             choice: options.route.unwrap_or(default),
             native_only: options.native_only,
+            looked: RefCell::default(),
             refused: false,
             no_pipe: false,
             routes: Routes::NONE,
@@ -401,7 +405,8 @@ impl FileSend {
             streams,
         };
         let left = situation.left.unwrap_or(u64::MAX);
-        decide(&situation, |len| look(fd, self.offset(), len, left))
+        let mut looked = self.looked.borrow_mut();
+        decide(&situation, |len| looked.at(fd, self.offset(), len, left))
     }
 
     /// At most how many of `want` bytes may leave now; else when to ask again.

@@ -200,12 +200,27 @@ impl Backend for Emulated {
         // Completions at hand go first: what they lead to is often all that there is to do, and
         // the next turn looks. No descriptor waits for more than that one turn.
         self.skipped = !cx.ready.is_empty() && !self.skipped;
+        cx.begin_turn();
         let turn = std::mem::take(&mut self.scheduled);
+        let idle = turn.is_empty();
+        // Those who found nothing left to them in this turn go before those who did in the next.
+        let mut served = None;
+        for side in turn {
+            if let Some(state) = self.poller.side(side) {
+                state.scheduled = false;
+                self.run(cx, side);
+            }
+            if cx.direct_left == 0 && served.is_none() {
+                served = Some(self.scheduled.len());
+            }
+        }
+        if let Some(served) = served {
+            self.scheduled.rotate_left(served);
+        }
         if !self.skipped {
-            let block = block && cx.ready.is_empty() && turn.is_empty();
+            let block = block && cx.ready.is_empty() && idle;
             cx.counters.waits += 1;
-            let waited = self.poller.wait(block);
-            for index in 0..*waited.as_ref().unwrap_or(&0) {
+            for index in 0..self.poller.wait(block)? {
                 let Some((slot, events)) = self.poller.event(index) else {
                     continue;
                 };
@@ -213,16 +228,6 @@ impl Backend for Emulated {
                 for direction in [Direction::Read, Direction::Write] {
                     self.run(cx, Side { slot, direction });
                 }
-            }
-            if let Err(e) = waited {
-                self.scheduled = turn;
-                return Err(e);
-            }
-        }
-        for side in turn {
-            if let Some(state) = self.poller.side(side) {
-                state.scheduled = false;
-                self.run(cx, side);
             }
         }
         self.feed(cx);

@@ -1,7 +1,7 @@
 //! Transfers of files: drives the machine of `transfer.rs` by readiness and workers, and moves
 //! pipes from those who wait to those who can use one.
 
-use crate::backend::{Context, TURN_BUDGET};
+use crate::backend::Context;
 use crate::fd::Fd;
 use crate::job::{End, Job, is_stream};
 use crate::op::Token;
@@ -68,7 +68,7 @@ impl Emulated {
     /// Lets a transfer do what can be done directly.
     pub(super) fn drive(&mut self, cx: &mut Context, transfer: &mut Transfer) -> Try {
         loop {
-            return match transfer.advance(&mut cx.pipes, TURN_BUDGET) {
+            return match cx.advance(transfer) {
                 Next::Fill | Next::Drain => Try::Step,
                 Next::Writable => Try::Home,
                 // A worker may have found it empty, and the edge come, before we hear of it.

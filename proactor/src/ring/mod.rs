@@ -615,9 +615,13 @@ impl Backend for Ring {
     }
 
     fn wait(&mut self, cx: &mut Context, block: bool) -> io::Result<()> {
+        cx.begin_turn();
         self.restart_starved(cx);
         self.watch_again();
         for _ in 0..self.runnable.len() {
+            if cx.direct_left == 0 {
+                break;
+            }
             if let Some(token) = self.runnable.pop_front() {
                 self.drive(cx, token);
             }

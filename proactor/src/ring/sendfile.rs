@@ -3,7 +3,7 @@
 
 use std::io;
 
-use crate::backend::{Context, TURN_BUDGET};
+use crate::backend::Context;
 use crate::job::End;
 use crate::op::Token;
 use crate::pipe::Lessee;
@@ -133,7 +133,7 @@ impl Ring {
             let Task::Transfer(transfer) = &mut flight.task else {
                 return;
             };
-            match transfer.advance(&mut cx.pipes, TURN_BUDGET) {
+            match cx.advance(transfer) {
                 Next::Done(end) => break end,
                 Next::Yield => {
                     self.runnable.push_back(token);
