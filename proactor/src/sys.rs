@@ -3,6 +3,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -152,10 +153,20 @@ pub(crate) fn residency(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Residency 
         Some(_) => return Residency::Cold,
         None => UNCOUNTED_STEP,
     };
-    // A page that is present may still be under way from the disk, and what was asked of the disk
-    // last may come first.
-    let mut at = first;
-    while at < last {
+    probe(fd, first..last, step)
+}
+
+/// The same for a range that was cached a moment ago: what happens in a moment happens to much of
+/// it, so one page in so many is looked at.
+pub(crate) fn still_resident(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Residency {
+    probe(fd, offset..offset.saturating_add(len), IN_FLIGHT_STEP)
+}
+
+/// Looks at bytes that are `step` apart. A page that is present may still be under way from the
+/// disk, and what was asked of the disk last may come first.
+fn probe(fd: BorrowedFd<'_>, range: Range<u64>, step: u64) -> Residency {
+    let mut at = range.start;
+    while at < range.end {
         match probe_byte(fd, at) {
             Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => return Residency::Cold,
             Err(_) => return Residency::Unknown,
