@@ -103,7 +103,7 @@ pub fn relay(
         state: RefCell::new(State {
             flows: [None, None],
             bytes: [0, 0],
-            last: Instant::now(),
+            last: proactor::now(),
             timer: None,
             cancelled: false,
             timed_out: false,
@@ -243,7 +243,7 @@ impl Joint {
     fn passed(&self, direction: Direction, bytes: u64) {
         let mut state = self.state.borrow_mut();
         state.bytes[direction as usize] = bytes;
-        state.last = Instant::now();
+        state.last = proactor::now();
     }
 
     /// A direction's send is over.
@@ -337,7 +337,7 @@ impl Joint {
         let over = {
             let mut state = self.state.borrow_mut();
             state.timer = None;
-            let over = state.last.elapsed() >= idle;
+            let over = proactor::now().saturating_duration_since(state.last) >= idle;
             state.timed_out |= over;
             state.cancelled |= over;
             over

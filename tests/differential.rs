@@ -7,8 +7,10 @@
 
 mod sim;
 
+use sim::log::Note;
+use sim::peer::{local, tcp};
 use sim::program::Program;
-use sim::run::{Note, Report, Run, local, tcp};
+use sim::run::{Report, Run};
 use spliceport::End;
 use spliceport::proactor::sim::{Conditions, Simulation};
 use spliceport::proactor::{BackendChoice, Proactor};

@@ -377,6 +377,44 @@ on_both_backends! {
         }
     }
 
+    fn one_that_waits_for_its_turn_is_cancelled_at_once(proactor: Proactor) {
+        for route in WAYS {
+            let (transport, record, mut peer) = open(&proactor);
+            let (file, ours) = target();
+            let first = receive(&transport, &record, Sink::file(file, ..20), way(route));
+            let second = receive(&transport, &record, Sink::file(empty_file(), ..7), way(route));
+            let late = way(route).timeout(Duration::from_millis(1));
+            let third = receive(&transport, &record, Sink::file(empty_file(), ..7), late);
+            run_a_while(&proactor);
+            // The first waits for its peer meanwhile, who may take for ever.
+            second.handle.cancel();
+            let outcome = second.wait(&proactor);
+            assert_eq!((outcome.received, outcome.end), (0, End::Cancelled));
+            let outcome = third.wait(&proactor);
+            assert_eq!((outcome.received, outcome.end), (0, End::TimedOut));
+            assert!(!first.is_there());
+            peer.write_all(b"01234567890123456789").unwrap();
+            first.succeed(&proactor, 20);
+            assert_eq!(bytes_of(&ours), b"01234567890123456789");
+        }
+    }
+
+    fn what_a_close_drops_is_no_end_of_stream(proactor: Proactor) {
+        for route in WAYS {
+            let (transport, record, mut peer) = open(&proactor);
+            transport.pause_reading();
+            peer.write_all(&contents(0, 5_000)).unwrap();
+            peer.shutdown(Shutdown::Write).unwrap();
+            run_a_while(&proactor);
+            let first = receive(&transport, &record, Sink::file(empty_file(), ..10), way(route));
+            first.succeed(&proactor, 10);
+            let rest = receive(&transport, &record, empty_file(), way(route));
+            transport.close();
+            let outcome = rest.wait(&proactor);
+            assert_eq!((outcome.received, outcome.end), (0, End::Cancelled));
+        }
+    }
+
     fn close_and_abort_end_it(proactor: Proactor) {
         for route in WAYS {
             for abort in [false, true] {

@@ -250,8 +250,15 @@ impl Fd {
     /// the kernel once. One that can't (FUSE, overlayfs) may block whoever tries.
     pub(crate) fn tells_cached(&self) -> bool {
         *self.inner.tells_cached.get_or_init(|| {
-            let probed = sys::probe_byte(self.as_fd(), 0);
-            !matches!(probed, Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP))
+            let probed = sys::probe_byte(self.as_fd(), 0).map_err(|e| e.raw_os_error());
+            match probed {
+                Err(Some(libc::EOPNOTSUPP)) => false,
+                // Not open for reading, so that it can't be asked: what is known of its kind counts.
+                Err(Some(libc::EBADF)) => {
+                    matches!(self.filesystem(), Filesystem::Memory | Filesystem::Local)
+                }
+                _ => true,
+            }
         })
     }
 
@@ -345,5 +352,23 @@ impl From<std::fs::File> for Fd {
 impl fmt::Debug for Fd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Fd").field(&self.as_raw_fd()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg_attr(miri, ignore = "asks the kernel")]
+    fn what_cannot_be_asked_may_block() {
+        // As a file of FUSE that is open for writing alone: the probe, a read, is refused.
+        let file = std::fs::OpenOptions::new().write(true);
+        let fd = Fd::from(file.clone().open("/proc/self/comm").unwrap());
+        assert_eq!(
+            sys::probe_byte(fd.as_fd(), 0).unwrap_err().raw_os_error(),
+            Some(libc::EBADF)
+        );
+        assert!(!fd.tells_cached());
     }
 }

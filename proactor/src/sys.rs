@@ -461,6 +461,7 @@ pub(crate) fn splice(
 
 /// fsync(2), or fdatasync(2).
 pub(crate) fn sync(fd: BorrowedFd<'_>, data_only: bool) -> io::Result<()> {
+    sim::before_sync()?;
     let fd = fd.as_raw_fd();
     retry(|| {
         check(if data_only {

@@ -47,7 +47,7 @@ pub struct Outside {
 }
 
 /// A file in memory.
-fn file(tag: usize, size: usize) -> File {
+pub fn file(tag: usize, size: usize) -> File {
     let fd = rustix::fs::memfd_create("simulated", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     let mut file = File::from(fd);
     file.write_all(&content(tag, 0, size)).unwrap();

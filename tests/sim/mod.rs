@@ -4,8 +4,11 @@
 #![allow(dead_code)]
 
 pub mod content;
+pub mod log;
 pub mod model;
+pub mod peer;
 pub mod program;
+pub mod receives;
 pub mod run;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -64,7 +67,7 @@ fn simulate(program: &Program, simulation: &Simulation, seed: u64) -> Vec<String
         .recv_buffers(program.recv_buffers.0, program.recv_buffers.1)
         .build()
         .unwrap();
-    let connection = run::local(program);
+    let connection = peer::local(program);
     let run = run::Run::new(program, proactor, connection, Some(simulation), seed);
     let report = run.finish(program);
     model::check(program, &report, simulation.faults())

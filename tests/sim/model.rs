@@ -7,8 +7,10 @@ use spliceport::proactor::sim::Faults;
 use spliceport::{End, Route};
 
 use super::content::content;
-use super::program::{From, Program};
-use super::run::{Entry, Note, Outcome, Report, Sending};
+use super::log::{Entry, Note, Outcome, Sending};
+use super::program::{From, Medium, Program};
+use super::receives;
+use super::run::Report;
 
 /// All that is wrong with a run.
 pub fn check(program: &Program, report: &Report, faults: Faults) -> Vec<String> {
@@ -23,6 +25,8 @@ pub fn check(program: &Program, report: &Report, faults: Faults) -> Vec<String> 
     checker.sends();
     checker.bytes_sent();
     checker.bytes_received();
+    let broken = checker.may_break() || report.log.aborted.get();
+    problems.extend(receives::check(report, faults, broken));
     problems
 }
 
@@ -296,7 +300,10 @@ impl Checker<'_> {
         }
         let notes = self.report.log.notes.borrow();
         if notes.contains(&Note::Eof) {
-            if !self.report.peer_shut && !self.report.peer_closed && !self.program.pipe {
+            if !self.report.peer_shut
+                && !self.report.peer_closed
+                && self.program.medium != Medium::PipeOut
+            {
                 self.problems
                     .push("an end came that nobody made".to_owned());
             }

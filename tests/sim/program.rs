@@ -6,14 +6,19 @@ use std::time::Duration;
 use spliceport::proactor::sim::Rng;
 use spliceport::{Route, RouteChoice};
 
+use super::receives::ReceivePlan;
+
 /// One thing that is done.
 #[derive(Clone, Debug)]
 pub enum Action {
     Write(usize),
     WriteVectored(Vec<usize>),
     Send(SendPlan),
+    Receive(ReceivePlan),
     /// Of one of the sends so far.
     Cancel(usize),
+    /// Of one of the receives so far.
+    CancelReceive(usize),
     PauseReading,
     ResumeReading,
     /// High, low.
@@ -88,11 +93,29 @@ pub enum Appetite {
     None,
 }
 
+/// What a connection runs over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Medium {
+    Socket,
+    /// The writing end of a pipe.
+    PipeOut,
+    /// The reading end of one.
+    PipeIn,
+}
+
+/// How rough a program is, and what is in it.
+#[derive(Clone, Copy)]
+struct Manner {
+    /// What ends all may happen.
+    violent: bool,
+    /// Files are received.
+    receives: bool,
+}
+
 /// What is run: connection, user, peer.
 #[derive(Clone, Debug)]
 pub struct Program {
-    /// Over a pipe instead of a socket.
-    pub pipe: bool,
+    pub medium: Medium,
     /// The size of the socket's send buffer.
     pub send_buffer: Option<u32>,
     pub appetite: Appetite,
@@ -115,14 +138,21 @@ impl Program {
     pub fn from_seed(seed: u64) -> Program {
         let mut rng = Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ 0x0dd_ba11);
         let rng = &mut rng;
-        let pipe = rng.chance(100);
+        let medium = match rng.below(100) {
+            0..10 => Medium::PipeOut,
+            10..15 => Medium::PipeIn,
+            _ => Medium::Socket,
+        };
         // Some things end all: how likely they are is chosen once, so that most runs are long.
-        let violent = rng.chance(350);
+        let manner = Manner {
+            violent: rng.chance(350),
+            receives: medium != Medium::PipeOut && rng.chance(400),
+        };
         let actions = (0..rng.between(2, 24))
-            .map(|_| action(rng, violent, true))
+            .map(|_| action(rng, manner, true))
             .collect();
         Program {
-            pipe,
+            medium,
             send_buffer: rng.chance(600).then(|| rng.between(2048, 100_000) as u32),
             appetite: *rng.pick(&[
                 Appetite::Eager,
@@ -151,7 +181,7 @@ impl Program {
     /// whatever it is, the same bytes arrive, and each send ends in the same way.
     pub fn determinate(seed: u64) -> Program {
         let mut program = Program::from_seed(seed);
-        program.pipe = false;
+        program.medium = Medium::Socket;
         program.appetite = Appetite::Eager;
         program.actions.retain_mut(is_determinate);
         program
@@ -173,12 +203,24 @@ fn is_determinate(action: &mut Action) -> bool {
     )
 }
 
-fn action(rng: &mut Rng, violent: bool, outermost: bool) -> Action {
+fn action(rng: &mut Rng, manner: Manner, outermost: bool) -> Action {
+    let Manner { violent, receives } = manner;
+    if receives && rng.chance(300) {
+        return match rng.below(10) {
+            0..5 => {
+                let then = callback(rng, manner, outermost);
+                Action::Receive(ReceivePlan::random(rng, violent, then))
+            }
+            5..6 => Action::CancelReceive(rng.index(8)),
+            _ if outermost => Action::PeerWrites(size(rng)),
+            _ => Action::ResumeReading,
+        };
+    }
     loop {
         return match rng.below(100) {
             0..14 => Action::Write(size(rng)),
             14..18 => Action::WriteVectored((0..rng.below(5)).map(|_| size(rng) / 4).collect()),
-            18..44 => Action::Send(send(rng, violent, outermost)),
+            18..44 => Action::Send(send(rng, manner, outermost)),
             44..49 => Action::Cancel(rng.index(8)),
             49..52 => Action::PauseReading,
             52..56 => Action::ResumeReading,
@@ -211,7 +253,7 @@ fn action(rng: &mut Rng, violent: bool, outermost: bool) -> Action {
 }
 
 /// A number of bytes: mostly few, seldom very many.
-fn size(rng: &mut Rng) -> usize {
+pub(super) fn size(rng: &mut Rng) -> usize {
     match rng.below(100) {
         0..4 => 0,
         4..70 => rng.length(8 << 10),
@@ -220,7 +262,18 @@ fn size(rng: &mut Rng) -> usize {
     }
 }
 
-fn send(rng: &mut Rng, violent: bool, outermost: bool) -> SendPlan {
+/// What is done in a callback.
+fn callback(rng: &mut Rng, manner: Manner, outermost: bool) -> Vec<Action> {
+    match outermost && rng.chance(250) {
+        true => (0..rng.between(1, 2))
+            .map(|_| action(rng, manner, false))
+            .collect(),
+        false => Vec::new(),
+    }
+}
+
+fn send(rng: &mut Rng, manner: Manner, outermost: bool) -> SendPlan {
+    let violent = manner.violent;
     let from = *rng.pick(&[
         From::File,
         From::File,
@@ -279,11 +332,6 @@ fn send(rng: &mut Rng, violent: bool, outermost: bool) -> SendPlan {
         rate: slow.then(|| rng.between(1, 200) * 1000),
         progress: rng.chance(300),
         weight: rng.chance(300).then(|| rng.length(100_000)),
-        then: match outermost && rng.chance(250) {
-            true => (0..rng.between(1, 2))
-                .map(|_| action(rng, violent, false))
-                .collect(),
-            false => Vec::new(),
-        },
+        then: callback(rng, manner, outermost),
     }
 }

@@ -27,6 +27,11 @@ pub(crate) fn before_splice(
 }
 
 #[inline(always)]
+pub(crate) fn before_sync() -> io::Result<()> {
+    Ok(())
+}
+
+#[inline(always)]
 pub(crate) fn before_sendfile(
     _socket: BorrowedFd<'_>,
     _file: BorrowedFd<'_>,

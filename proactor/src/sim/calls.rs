@@ -21,8 +21,10 @@ impl World {
     fn portion(&mut self, fd: BorrowedFd<'_>, way: Way, len: usize) -> io::Result<usize> {
         let raw = fd.as_raw_fd();
         let kind = sys::file_kind(fd)?;
-        let waits = matches!(kind, FileKind::Pipe | FileKind::Socket);
-        if !waits && kind != FileKind::Regular {
+        // What a pipe of the pool holds is known.
+        let inner = kind == FileKind::Pipe && self.is_inner(fd);
+        let waits = matches!(kind, FileKind::Pipe | FileKind::Socket) && !inner;
+        if !waits && !inner && kind != FileKind::Regular {
             return Ok(len);
         }
         if waits {
@@ -42,10 +44,11 @@ impl World {
                 self.note("socket fails", way as i64, errno.into());
                 return Err(error(errno));
             }
-        } else if way == Way::In && self.rng.chance(self.conditions.source_error) {
-            self.faults.sources += 1;
-            self.note("source fails", len as i64, 0);
-            return Err(error(libc::EIO));
+        } else if kind == FileKind::Regular {
+            match way {
+                Way::In => self.source(len)?,
+                Way::Out => self.sink(len)?,
+            }
         }
         if len > 1 && self.rng.chance(self.conditions.short) {
             let short = self.rng.length(len - 1);
@@ -59,9 +62,35 @@ impl World {
         Ok(len)
     }
 
-    fn refuses(&mut self, from: BorrowedFd<'_>) -> io::Result<()> {
-        let file = sys::file_kind(from).is_ok_and(|kind| kind == FileKind::Regular);
-        if file && self.rng.chance(self.conditions.refusal) {
+    /// Whether a file can be read.
+    fn source(&mut self, len: usize) -> io::Result<()> {
+        if !self.rng.chance(self.conditions.source_error) {
+            return Ok(());
+        }
+        self.faults.sources += 1;
+        self.note("source fails", len as i64, 0);
+        Err(error(libc::EIO))
+    }
+
+    /// Whether a file that is written to takes it.
+    fn sink(&mut self, len: usize) -> io::Result<()> {
+        if !self.rng.chance(self.conditions.sink_error) {
+            return Ok(());
+        }
+        let errno = *self.rng.pick(&[libc::EIO, libc::ENOSPC, libc::EDQUOT]);
+        self.faults.sinks += 1;
+        self.note("sink fails", len as i64, errno.into());
+        Err(error(errno))
+    }
+
+    /// Whether an end that is no pipe of the pool can be spliced: streams are refused less often.
+    fn refuses(&mut self, end: BorrowedFd<'_>) -> io::Result<()> {
+        let chance = match sys::file_kind(end) {
+            Ok(FileKind::Regular) => self.conditions.refusal,
+            Ok(FileKind::Pipe | FileKind::Socket) => self.conditions.refusal / 8,
+            _ => 0,
+        };
+        if self.rng.chance(chance) {
             self.faults.refusals += 1;
             self.note("refused", 0, 0);
             return Err(error(libc::EINVAL));
@@ -88,14 +117,22 @@ pub(crate) fn before_splice(
     len: usize,
 ) -> io::Result<usize> {
     with(|world| {
-        let to_socket = sys::file_kind(to)? == FileKind::Socket;
-        if to_socket || world.is_inner(from) {
+        let kind = sys::file_kind(to)?;
+        if kind == FileKind::Socket || world.is_inner(from) {
+            if kind == FileKind::Regular {
+                world.refuses(to)?;
+            }
             return world.portion(to, Way::Out, len);
         }
         world.refuses(from)?;
         world.portion(from, Way::In, len)
     })
     .unwrap_or(Ok(len))
+}
+
+/// Before what was written is brought to the disk.
+pub(crate) fn before_sync() -> io::Result<()> {
+    with(|world| world.sink(0)).unwrap_or(Ok(()))
 }
 
 /// Before a sendfile(2): how many bytes may move.

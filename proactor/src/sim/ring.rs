@@ -32,6 +32,8 @@ const F_MORE: u32 = 2;
 /// `IORING_ACCEPT_MULTISHOT`, `IORING_RECV_MULTISHOT`.
 const ACCEPT_MULTISHOT: u16 = 1;
 const RECV_MULTISHOT: u16 = 2;
+/// `IORING_FSYNC_DATASYNC`.
+const DATASYNC: u32 = 1;
 const ERESTARTSYS: i32 = 512;
 
 /// io_uring.h: `struct io_uring_sqe`. Unions are named after the member that is used here.
@@ -410,6 +412,10 @@ impl Ring {
                 };
                 Step::Over(outcome(sys::check(result)), 0)
             }
+            opcode::Fsync::CODE => {
+                let data_only = sqe.op_flags & DATASYNC != 0;
+                Step::Over(outcome(sys::sync(sqe.fd(), data_only).map(|()| 0)), 0)
+            }
             opcode::AsyncCancel::CODE => Step::Over(self.cancel(sqe.addr), 0),
             _ => Step::Over(-libc::EINVAL, 0),
         }
@@ -471,6 +477,7 @@ impl Ring {
             opcode::Splice::CODE,
             opcode::Read::CODE,
             opcode::Write::CODE,
+            opcode::Fsync::CODE,
             opcode::OpenAt2::CODE,
         ]
         .contains(&request.sqe.opcode);

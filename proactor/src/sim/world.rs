@@ -22,9 +22,13 @@ pub struct Conditions {
     pub interrupted: u32,
     /// A read of a file fails (`EIO`).
     pub source_error: u32,
+    /// A write to a file, or its way to the disk, fails (`EIO`, `ENOSPC`, `EDQUOT`).
+    pub sink_error: u32,
     /// A socket fails (`ECONNRESET` and its kin).
     pub socket_error: u32,
-    /// A file can't be spliced (`EINVAL`).
+    /// A connection can't be accepted (`EMFILE` and its kin), or is gone before it is.
+    pub accept_error: u32,
+    /// A file, or more seldom a stream, can't be spliced (`EINVAL`).
     pub refusal: u32,
     /// No pipe can be had (`EMFILE`, `ENFILE`).
     pub no_pipe: u32,
@@ -66,6 +70,8 @@ impl Conditions {
             cancel_lost: at_times(600, 600),
             tcp: at_times(600, 1) == 1,
             new_ring: at_times(700, 1) == 1,
+            sink_error: at_times(120, 60),
+            accept_error: at_times(400, 400),
         }
     }
 
@@ -78,7 +84,9 @@ impl Conditions {
             late: 0,
             interrupted: 0,
             source_error: 0,
+            sink_error: 0,
             socket_error: 0,
+            accept_error: 0,
             refusal: 0,
             no_pipe: 0,
             small_pipe: 0,
@@ -96,8 +104,12 @@ impl Conditions {
 pub struct Faults {
     /// Reads of files.
     pub sources: u64,
+    /// Writes to files.
+    pub sinks: u64,
     /// Sockets.
     pub sockets: u64,
+    /// Connections that were not accepted, or not at once.
+    pub accepts: u64,
     /// Files that could not be spliced.
     pub refusals: u64,
     /// Pipes that could not be had.

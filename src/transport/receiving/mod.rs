@@ -118,15 +118,16 @@ impl Conn {
     }
 
     pub(super) fn stop_receive_in(self: &Rc<Self>, state: &mut State, id: u64, end: End) {
-        let first = state.receiving.queue.front().map(|receive| receive.id);
-        let Some(receive) = state.receiving.find(id) else {
+        let queue = &mut state.receiving.queue;
+        let Some(at) = queue.iter().position(|receive| receive.id == id) else {
             return;
         };
-        if receive.verdict().is_none() {
-            receive.stop.get_or_insert(end);
-            if first == Some(id) {
-                self.interrupt_receiving(state);
-            }
+        // One that waits for its turn need not wait for that.
+        if at > 0 {
+            self.end_receive(state, at, end);
+        } else if queue[at].verdict().is_none() {
+            queue[at].stop.get_or_insert(end);
+            self.interrupt_receiving(state);
         }
     }
 
@@ -155,32 +156,25 @@ impl Conn {
             && state.events.is_empty()
             && matches!(state.phase, Phase::Open | Phase::Closing)
         {
-            // One that was stopped while it waited ends at once.
-            let stopped = state.receiving.queue.iter().position(|r| r.stop.is_some());
-            let at = stopped.filter(|at| *at > 0).unwrap_or(0);
+            // What was held has been dropped by a close: its absence says nothing then.
+            let open = matches!(state.phase, Phase::Open);
             let State {
                 receiving, reading, ..
             } = state;
-            let Some(receive) = receiving.queue.get_mut(at) else {
+            let Some(receive) = receiving.queue.front_mut() else {
                 return;
             };
-            if at == 0 {
-                receive.start();
-                while receive.left() != Some(0)
-                    && let Some(arrived) = reading.take_held()
-                {
-                    if let Some(rest) = receive.take(arrived) {
-                        reading.put_back(Received::Held(rest), false);
-                    }
+            receive.start();
+            while receive.left() != Some(0)
+                && let Some(arrived) = reading.take_held()
+            {
+                if let Some(rest) = receive.take(arrived) {
+                    reading.put_back(Received::Held(rest), false);
                 }
-                receive.ended |= reading.is_at_end();
             }
+            receive.ended |= open && reading.is_at_end();
             match receive.next() {
-                Next::Over(end) => self.end_receive(state, at, end),
-                _ if at > 0 => {
-                    let stop = receive.stop.unwrap_or(End::Cancelled);
-                    self.end_receive(state, at, stop);
-                }
+                Next::Over(end) => self.end_receive(state, 0, end),
                 Next::Sync => {
                     let op = Op::Sync {
                         file: receive.fd().clone(),
