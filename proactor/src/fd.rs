@@ -363,8 +363,11 @@ mod tests {
     #[cfg_attr(miri, ignore = "asks the kernel")]
     fn what_cannot_be_asked_may_block() {
         // As a file of FUSE that is open for writing alone: the probe, a read, is refused.
-        let file = std::fs::OpenOptions::new().write(true);
-        let fd = Fd::from(file.clone().open("/proc/self/comm").unwrap());
+        let comm = std::fs::OpenOptions::new()
+            .write(true)
+            .open("/proc/self/comm")
+            .unwrap();
+        let fd = Fd::from(comm);
         assert_eq!(
             sys::probe_byte(fd.as_fd(), 0).unwrap_err().raw_os_error(),
             Some(libc::EBADF)
