@@ -47,6 +47,9 @@ pub(super) struct Operation {
     /// Serve as this user, once all is opened that needs more
     #[arg(long, value_name = "USER[:GROUP]")]
     pub(super) user: Option<String>,
+    /// Tell Prometheus how it goes, at http://ADDR/metrics; ADDR is as for --listen, and another one
+    #[arg(long, value_name = "ADDR")]
+    pub(super) metrics: Option<String>,
     /// Give up what serving does not need: files outside of the directory, other connections
     /// (Landlock), other system calls (seccomp)
     #[arg(long, value_name = "MODE", value_enum, default_value = "off")]

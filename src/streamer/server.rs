@@ -15,9 +15,11 @@ use crate::{Listener, Protocol, RouteChoice, Tls, Transport, TransportOptions};
 
 use super::clock::Clock;
 use super::gate::{Entry, Gate};
-use super::http::{Cache, Connection, DateCache, Http, Moment, Place, Site, Times};
+use super::http::{Cache, CacheCounts, Connection, DateCache, Http, Moment, Place, Site, Times};
 use super::observe::{Observer, Observers};
 use super::open::open_beneath;
+use super::pages::{Page, Pages};
+use super::server_stats::{OpenFileStats, ServerStats, UploadStats};
 use super::uploads::Uploads;
 use super::worker;
 
@@ -114,11 +116,35 @@ impl Server {
         proactor: &Proactor,
         root: Fd,
         socket: Fd,
-        mut options: ServerOptions,
+        options: ServerOptions,
     ) -> io::Result<Server> {
         if root.kind() != crate::proactor::FileKind::Directory {
             return Err(io::ErrorKind::NotADirectory.into());
         }
+        Server::begin(proactor, Content::Directory(root), socket, options)
+    }
+
+    /// A server without files, on a socket that listens already: it answers GET and HEAD with pages
+    /// that are made for each request. What `options` says of files is of no account.
+    ///
+    /// # Errors
+    /// Those of accepting.
+    pub fn of_pages(
+        proactor: &Proactor,
+        pages: Arc<dyn Pages>,
+        socket: Fd,
+        mut options: ServerOptions,
+    ) -> io::Result<Server> {
+        options.uploads = None;
+        Server::begin(proactor, Content::Pages(pages), socket, options)
+    }
+
+    fn begin(
+        proactor: &Proactor,
+        content: Content,
+        socket: Fd,
+        mut options: ServerOptions,
+    ) -> io::Result<Server> {
         let site = std::mem::take(&mut options.site);
         let shared = Rc::new(Shared {
             site: RefCell::new(Rc::new(site)),
@@ -126,7 +152,8 @@ impl Server {
             limits: Cell::new(options.limits),
             options,
             observers: RefCell::default(),
-            root,
+            content,
+            uploads: Cell::default(),
             proactor: proactor.handle(),
             clock: Clock::new(proactor.handle()),
             connections: RefCell::default(),
@@ -183,6 +210,25 @@ impl Server {
         self.shared.connections.borrow().len()
     }
 
+    /// What it has done, beside what observers are told of.
+    pub fn stats(&self) -> ServerStats {
+        let cache = self.shared.cache.borrow();
+        let CacheCounts {
+            hits,
+            misses,
+            checks,
+        } = cache.counts();
+        ServerStats {
+            open_files: OpenFileStats {
+                open: cache.len(),
+                hits,
+                misses,
+                checks,
+            },
+            uploads: self.shared.uploads.get(),
+        }
+    }
+
     /// Changes what clients are allowed, for connections that there are as well; a file that is being
     /// sent keeps its rate.
     pub fn set_limits(&self, limits: Limits) {
@@ -216,6 +262,13 @@ impl Server {
     }
 }
 
+/// What a server answers with.
+enum Content {
+    /// The files below it.
+    Directory(Fd),
+    Pages(Arc<dyn Pages>),
+}
+
 /// What the connections of a server share.
 pub(super) struct Shared {
     /// As they were at the start; what can change is in the cells below.
@@ -224,7 +277,8 @@ pub(super) struct Shared {
     site: RefCell<Rc<Site>>,
     /// `None` where nobody observes.
     observers: RefCell<Option<Rc<Observers>>>,
-    root: Fd,
+    content: Content,
+    uploads: Cell<UploadStats>,
     proactor: Handle,
     pub(super) cache: RefCell<Cache>,
     pub(super) dates: DateCache,
@@ -271,7 +325,10 @@ impl Shared {
 
     /// Opens what is at a path below the directory, as [`open_beneath`] does.
     pub(super) fn open(&self, path: CString, done: impl FnOnce(io::Result<Fd>) + 'static) {
-        open_beneath(&self.proactor, &self.root, path, done);
+        match &self.content {
+            Content::Directory(root) => open_beneath(&self.proactor, root, path, done),
+            Content::Pages(_) => done(Err(io::ErrorKind::NotFound.into())),
+        }
     }
 
     /// Does on a worker thread what may wait for a disk. `work` gets the served directory.
@@ -280,8 +337,42 @@ impl Shared {
         work: impl FnOnce(&Fd) -> io::Result<T> + Send + 'static,
         done: impl FnOnce(io::Result<T>) + 'static,
     ) {
-        let root = self.root.clone();
-        worker::run(&self.proactor, move || work(&root), done);
+        match &self.content {
+            Content::Directory(root) => {
+                let root = root.clone();
+                worker::run(&self.proactor, move || work(&root), done);
+            }
+            Content::Pages(_) => done(Err(io::ErrorKind::Unsupported.into())),
+        }
+    }
+
+    /// Whether there are pages instead of files.
+    pub(super) fn makes_pages(&self) -> bool {
+        matches!(self.content, Content::Pages(_))
+    }
+
+    /// Makes the page at a path, on a worker thread; none where there is none.
+    pub(super) fn make_page(
+        &self,
+        path: Vec<u8>,
+        accept: Option<Vec<u8>>,
+        done: impl FnOnce(io::Result<Option<Page>>) + 'static,
+    ) {
+        match &self.content {
+            Content::Directory(_) => done(Ok(None)),
+            Content::Pages(pages) => {
+                let pages = Arc::clone(pages);
+                let make = move || Ok(pages.page(&path, accept.as_deref()));
+                worker::run(&self.proactor, make, done);
+            }
+        }
+    }
+
+    /// Counts what becomes of an upload.
+    pub(super) fn count_upload(&self, count: impl FnOnce(&mut UploadStats)) {
+        let mut uploads = self.uploads.get();
+        count(&mut uploads);
+        self.uploads.set(uploads);
     }
 
     /// The methods that there are, as fields.

@@ -110,16 +110,20 @@ impl Running {
         }
     }
 
-    /// Its first line.
+    /// Its next line.
     pub fn line(&mut self) -> String {
-        let mut stdout = self.stdout.take().expect("the first line is read once");
+        let mut stdout = self
+            .stdout
+            .take()
+            .expect("lines are read one after the other");
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
             let mut line = String::new();
             let _ = stdout.read_line(&mut line);
-            let _ = sender.send(line);
+            let _ = sender.send((line, stdout));
         });
-        let line = receiver.recv_timeout(LIMIT).expect("a line in time");
+        let (line, stdout) = receiver.recv_timeout(LIMIT).expect("a line in time");
+        self.stdout = Some(stdout);
         if line.is_empty() {
             panic!("it said nothing, and ended: {:?}", self.end());
         }

@@ -6,6 +6,7 @@
 mod access_log;
 mod listen;
 mod manager;
+mod metrics;
 mod sandbox;
 mod syscalls;
 mod thread;
@@ -31,11 +32,12 @@ use super::settings::{self, Refused, Settings};
 use super::signals::{self, Told};
 pub(super) use access_log::LogFormat;
 use access_log::{AccessLog, Queue};
+use metrics::{Board, Exporter, Reloads};
 use thread::{Begun, Plan, ThreadHandle};
 use tls::Identity;
 
 /// The threads, once they have begun.
-type Threads = Arc<Mutex<Vec<ThreadHandle>>>;
+type Threads = Arc<Mutex<Vec<Arc<ThreadHandle>>>>;
 
 pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Result<(), Failure> {
     if args.operation.print_config {
@@ -59,6 +61,8 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
     let log = args.operation.access_log.as_deref();
     let log = log.map(|path| access_log::Target::open(path, account.as_ref()));
     let log = log.transpose()?;
+    let metrics = args.operation.metrics.as_deref().map(metrics::open);
+    let metrics = metrics.transpose()?;
     if let Some(account) = account {
         account.become_it()?;
     }
@@ -71,6 +75,9 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
         certificates: tls::directories(args),
         socket: doors.file.as_ref().map(super::SocketFile::path),
         log: log.as_ref().and_then(access_log::Target::place),
+        metrics: metrics
+            .as_ref()
+            .and_then(|door| Some(door.file.as_ref()?.path())),
     };
     sandbox::enter(args.operation.sandbox, &needs)?;
     let failed = |e: io::Error| Failure::io("cannot start a thread", &e);
@@ -78,6 +85,8 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
 
     let gate = args.operation.max_connections.map(gate_for);
     let begun = Threads::default();
+    let reloads = Arc::<Reloads>::default();
+    let board = metrics.is_some().then(|| Arc::new(Board::new(threads)));
     let reload = Reload {
         call,
         settings,
@@ -85,6 +94,7 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
         log: log.as_ref().map(AccessLog::queue),
         identity: identity.clone(),
         threads: Arc::clone(&begun),
+        reloads: Arc::clone(&reloads),
     };
     let stop = watch(reload).map_err(|e| Failure::io("cannot watch for signals", &e))?;
     let tls = identity.map(|identity| identity.tls(args.header_timeout));
@@ -106,6 +116,7 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
         log_format: args.operation.log_format,
         stop,
         stop_timeout: args.stop_timeout,
+        board: board.clone(),
     };
 
     let (ready, all_ready) = mpsc::channel();
@@ -116,7 +127,7 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
             .name(format!("serve-{index}"))
             .spawn(move || {
                 let stop = plan.stop.clone();
-                thread::or_stop(&stop, || thread::serve(plan, socket, ready))
+                thread::or_stop(&stop, || thread::serve(plan, index, socket, ready))
             });
         running.push(spawned.map_err(failed)?);
     }
@@ -131,17 +142,29 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
         backend = Some(kind);
         lock(&begun).push(thread);
     }
+    let mut told_at = String::new();
+    let mut exporter = None;
+    let mut result = Ok(());
+    if let (Some(door), Some(board), Some(_)) = (metrics, board, backend) {
+        told_at = format!("metrics on http://{}/metrics\n", door.bound);
+        match Exporter::start(door, board, Arc::clone(&begun), reloads) {
+            Ok(started) => exporter = Some(started),
+            Err(failure) => {
+                result = Err(failure);
+                plan.stop.request_once();
+            }
+        }
+    }
     if plan.stop.requests() == 0
         && let Some(backend) = backend
     {
         let bound = &doors.bound;
         print(&format!(
-            "listening on {scheme}://{bound} (backend {backend})\n"
+            "listening on {scheme}://{bound} (backend {backend})\n{told_at}"
         ))
         .unwrap_or_else(|e| log::warn!("{e}"));
         manager::ready();
     }
-    let mut result = Ok(());
     for thread in running {
         let ended = thread.join();
         let ended = ended.unwrap_or_else(|_| Err(Failure::new("a thread panicked")));
@@ -149,6 +172,10 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
     }
     if let Some(log) = log {
         log.finish();
+    }
+    // Until here, how far the end has got can be asked.
+    if let Some(exporter) = exporter {
+        exporter.stop();
     }
     result
 }
@@ -207,6 +234,7 @@ struct Reload {
     log: Option<Arc<Queue>>,
     identity: Option<Arc<Identity>>,
     threads: Threads,
+    reloads: Arc<Reloads>,
 }
 
 impl Reload {
@@ -216,7 +244,9 @@ impl Reload {
         if let Some(log) = &self.log {
             log.reopen();
         }
-        let (args, settings) = match settings::read(&self.call) {
+        let read = settings::read(&self.call);
+        self.reloads.count(read.is_ok());
+        let (args, settings) = match read {
             Ok(read) => read,
             Err(Refused::Call(e)) => return log::error!("the settings stay as they are: {e}"),
             Err(Refused::File(e)) => return log::error!("the settings stay as they are: {e}"),

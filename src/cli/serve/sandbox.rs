@@ -36,6 +36,8 @@ pub(super) struct Needs<'a> {
     pub(super) socket: Option<&'a Path>,
     /// Where the access log is opened again: a directory to make it in (`true`), or what it is.
     pub(super) log: Option<(&'a Path, bool)>,
+    /// The same, of the metrics' socket.
+    pub(super) metrics: Option<&'a Path>,
 }
 
 /// Enters the sandbox. To be called before there are other threads: Landlock holds for the calling
@@ -97,8 +99,9 @@ fn restrict(mode: Sandbox, needs: &Needs<'_>) -> Result<RulesetStatus, RulesetEr
     let read = needs.config.iter().chain(needs.error_pages).copied();
     let read = read.chain(needs.certificates.iter().map(PathBuf::as_path));
     let read = read.map(|path| (path, BitFlags::from(AccessFs::ReadFile)));
-    let socket = socket.as_deref();
-    let remove = socket.map(|path| (path, BitFlags::from(AccessFs::RemoveFile)));
+    let metrics = needs.metrics.map(directory_of);
+    let remove = socket.iter().chain(&metrics);
+    let remove = remove.map(|path| (&**path, BitFlags::from(AccessFs::RemoveFile)));
     for (path, access) in read.chain(remove).chain(log) {
         // What can't be opened now is not to be had later either.
         if let Ok(fd) = PathFd::new(path) {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use super::metrics::{Board, Seat};
 use crate::cli::error::Failure;
 use crate::cli::signals::Stop;
 use crate::proactor::{BackendChoice, BackendKind, Fd, Proactor, Remote};
@@ -22,12 +23,14 @@ pub(super) struct Plan {
     pub(super) log_format: LogFormat,
     pub(super) stop: Stop,
     pub(super) stop_timeout: Duration,
+    /// Where figures are asked for, if they are.
+    pub(super) board: Option<Arc<Board>>,
 }
 
 /// A thread that has begun, as others know it.
 pub(super) struct Begun {
     pub(super) backend: BackendKind,
-    pub(super) thread: ThreadHandle,
+    pub(super) thread: Arc<ThreadHandle>,
 }
 
 /// Something to be done by a thread with its server.
@@ -35,6 +38,8 @@ type Call = Box<dyn FnOnce(&Proactor, &mut Serving) + Send>;
 
 /// Gives a thread something to do.
 pub(super) struct ThreadHandle {
+    /// Which of the threads it is.
+    pub(super) index: usize,
     calls: mpsc::Sender<Call>,
     waiting: Arc<AtomicBool>,
     remote: Remote,
@@ -54,9 +59,17 @@ impl ThreadHandle {
 pub(super) struct Serving {
     pub(super) server: Server,
     stop_timeout: Duration,
+    seat: Option<Seat>,
 }
 
 impl Serving {
+    /// Says how things stand, where that is asked for; `ended` where they stay so.
+    pub(super) fn say(&self, proactor: &Proactor, ended: bool) {
+        if let Some(seat) = &self.seat {
+            seat.say(proactor, &self.server, ended);
+        }
+    }
+
     /// Takes limits that the configuration has now.
     pub(super) fn set_limits(&mut self, limits: Limits, stop_timeout: Duration) {
         self.server.set_limits(limits);
@@ -70,7 +83,12 @@ impl Serving {
 }
 
 /// One thread: a proactor and its server, until the stop. It says when connections are accepted.
-pub(super) fn serve(plan: Plan, socket: Fd, ready: mpsc::Sender<Begun>) -> Result<(), Failure> {
+pub(super) fn serve(
+    plan: Plan,
+    index: usize,
+    socket: Fd,
+    ready: mpsc::Sender<Begun>,
+) -> Result<(), Failure> {
     let proactor = crate::cli::proactor(plan.backend)?;
     let server = Server::from_socket(&proactor, plan.root, socket, plan.options);
     let server = server.map_err(|e| Failure::io("cannot accept connections", &e))?;
@@ -80,21 +98,26 @@ pub(super) fn serve(plan: Plan, socket: Fd, ready: mpsc::Sender<Begun>) -> Resul
     if let Some(lines) = &lines {
         server.observe(Rc::clone(lines) as Rc<dyn Observer>);
     }
+    let seat = plan.board.map(|board| Seat::take(board, index, &server));
     plan.stop.wakes(&proactor);
     let (calls, inbox) = mpsc::channel::<Call>();
     let waiting = Arc::<AtomicBool>::default();
     let thread = ThreadHandle {
+        index,
         calls,
         waiting: Arc::clone(&waiting),
         remote: proactor.remote(),
     };
-    let backend = proactor.backend();
-    let _ = ready.send(Begun { backend, thread });
-    drop(ready);
     let mut serving = Serving {
         server,
         stop_timeout: plan.stop_timeout,
+        seat,
     };
+    serving.say(&proactor, false);
+    let backend = proactor.backend();
+    let thread = Arc::new(thread);
+    let _ = ready.send(Begun { backend, thread });
+    drop(ready);
     let turn = |timeout, serving: &mut Serving| {
         let turn = proactor.run_once(timeout);
         turn.map_err(|e| Failure::io("the loop can't go on", &e))?;
@@ -113,7 +136,9 @@ pub(super) fn serve(plan: Plan, socket: Fd, ready: mpsc::Sender<Begun>) -> Resul
     while plan.stop.requests() == 0 {
         turn(None, &mut serving)?;
     }
-    finish(&plan.stop, &mut serving, turn)
+    let ended = finish(&plan.stop, &mut serving, turn);
+    serving.say(&proactor, true);
+    ended
 }
 
 /// The end: transfers under way are finished, within a time.

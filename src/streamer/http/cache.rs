@@ -233,6 +233,16 @@ pub(crate) struct Cache {
     capacity: usize,
     /// Counts uses, to tell which was the last.
     uses: u64,
+    counts: CacheCounts,
+}
+
+/// What became of those who asked for an open file.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct CacheCounts {
+    pub(crate) hits: u64,
+    pub(crate) misses: u64,
+    /// Files that were asked whether they had changed.
+    pub(crate) checks: u64,
 }
 
 struct Slot {
@@ -250,17 +260,26 @@ impl Cache {
             entries: HashMap::new(),
             capacity,
             uses: 0,
+            counts: CacheCounts::default(),
         }
     }
 
     /// The file at a path, if it is open and unchanged.
     pub(crate) fn get(&mut self, path: &[u8], moment: Moment) -> Option<Rc<Entry>> {
-        let slot = self.entries.get_mut(path)?;
+        let Some(slot) = self.entries.get_mut(path) else {
+            self.counts.misses += 1;
+            return None;
+        };
+        if slot.entry.checked.get() != moment.turn {
+            self.counts.checks += 1;
+        }
         if slot.entry.is_fresh(moment) {
+            self.counts.hits += 1;
             self.uses += 1;
             slot.used = self.uses;
             return Some(Rc::clone(&slot.entry));
         }
+        self.counts.misses += 1;
         self.entries.remove(path);
         None
     }
@@ -277,6 +296,14 @@ impl Cache {
     /// Forgets all.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
+    }
+
+    pub(crate) fn counts(&self) -> CacheCounts {
+        self.counts
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -31,7 +31,7 @@ mod status;
 mod tag;
 mod upload;
 
-pub(super) use cache::Cache;
+pub(super) use cache::{Cache, CacheCounts};
 pub(super) use connection::{Connection, Http, Place};
 pub(super) use date::DateCache;
 pub(super) use moment::{Moment, Times};

@@ -33,16 +33,43 @@ pub(crate) struct Pending {
     pub(crate) query: Option<Vec<u8>>,
     /// Of a listing.
     pub(crate) form: Form,
+    /// `Accept`, for [pages](crate::streamer::Pages).
+    pub(crate) accept: Option<Vec<u8>>,
 }
 
 impl Pending {
     /// Opens the path, or the index of the directory that it names.
     pub(crate) fn open(self, server: &Rc<Shared>) {
+        if server.makes_pages() {
+            return self.make(server);
+        }
         let mut name = self.path.clone();
         if self.names_directory() {
             name.extend_from_slice(b"index.html");
         }
         self.open_name(server, name, Pending::opened);
+    }
+
+    /// Has a page made, where there are no files.
+    fn make(mut self, server: &Rc<Shared>) {
+        let (path, accept) = (self.path.clone(), self.accept.take());
+        server.make_page(path, accept, move |made| {
+            if !self.connection.awaits_file() {
+                return;
+            }
+            match made {
+                Ok(Some(page)) => self.answer(Answer::Made(listing::Page {
+                    fields: format!("Content-Type: {}\r\n", page.content_type).into(),
+                    cached_fields: "Cache-Control: no-store\r\n",
+                    body: page.body.into(),
+                })),
+                Ok(None) => self.refuse(Status::NOT_FOUND),
+                Err(error) => {
+                    let status = self.failed(&self.path, &error);
+                    self.refuse(status);
+                }
+            }
+        });
     }
 
     /// Opens a name below the directory; what comes goes to `next`, if it is still wanted.
@@ -163,7 +190,7 @@ impl Pending {
                 return;
             }
             match made {
-                Ok(page) => self.answer(Answer::Listing(page)),
+                Ok(page) => self.answer(Answer::Made(page)),
                 Err(error) => {
                     let status = self.failed(&self.path, &error);
                     self.refuse(status);

@@ -28,8 +28,8 @@ const LARGE: u64 = 256 << 10;
 pub(crate) enum Answer<'a> {
     /// A file.
     File(&'a Rc<Entry>),
-    /// What a directory holds.
-    Listing(Page),
+    /// What was made for this request, such as a listing.
+    Made(Page),
     /// None: the status to say so, and fields of its own.
     Status(Status, &'a str),
 }
@@ -107,6 +107,7 @@ impl Connection {
             return None;
         }
         self.state.borrow_mut().phase = Phase::Opening;
+        let makes_pages = self.server.makes_pages();
         let pending = Pending {
             connection: Rc::clone(self),
             transport: transport.clone(),
@@ -114,6 +115,7 @@ impl Connection {
             path: path.into_owned(),
             query: query.map(<[u8]>::to_vec),
             form: Form::accepted(accept),
+            accept: accept.filter(|_| makes_pages).map(<[u8]>::to_vec),
         };
         pending.open(&self.server);
         None
@@ -316,9 +318,9 @@ impl Connection {
         self.response_queued(status, bytes as u64);
     }
 
-    /// Answers with what a directory holds. A part of that is never sent: it is not the same from one
-    /// request to the next.
-    fn listing(&self, transport: &Transport, page: Page, wanted: &Wanted) {
+    /// Answers with what was made. A part of that is never sent: it is not the same from one request
+    /// to the next.
+    fn made_page(&self, transport: &Transport, page: Page, wanted: &Wanted) {
         let current = Current {
             size: page.body.len() as u64,
             modified: None,
@@ -338,7 +340,7 @@ impl Connection {
         }
         let head = self.server.with_date(|date| {
             Head::new(Status::OK, date)
-                .fields(page.fields)
+                .fields(&page.fields)
                 .fields(page.cached_fields)
                 .fields(self.server.site().always())
                 .field("Content-Length", format_args!("{}", page.body.len()))
@@ -397,7 +399,7 @@ impl Connection {
         }
         match found {
             Answer::File(entry) => self.respond(transport, entry, &wanted),
-            Answer::Listing(page) => self.listing(transport, page, &wanted),
+            Answer::Made(page) => self.made_page(transport, page, &wanted),
             Answer::Status(status, fields) => self.plain(transport, status, fields, &wanted),
         }
         if self.state.borrow().phase == Phase::Open {

@@ -188,6 +188,7 @@ impl Upload {
                 drop(state);
                 return discard(&connection.server, replacement);
             }
+            connection.server.count_upload(|uploads| uploads.begun += 1);
             state.phase = Phase::Receiving;
             state.since = connection.server.tick();
             std::mem::take(&mut state.input)
@@ -223,6 +224,7 @@ impl Upload {
                 move |placed| self.placed(placed),
             );
         }
+        server.count_upload(|uploads| uploads.failed += 1);
         discard(&server, replacement);
         let end = outcome.end;
         match outcome.into_result() {
@@ -247,7 +249,12 @@ impl Upload {
     }
 
     fn placed(self, placed: io::Result<Placed>) {
-        self.connection.server.forget(&self.path);
+        let server = &self.connection.server;
+        server.forget(&self.path);
+        server.count_upload(|uploads| match &placed {
+            Ok(_) => uploads.placed += 1,
+            Err(_) => uploads.failed += 1,
+        });
         let status = match placed {
             Ok(Placed::Created) => Status::CREATED,
             Ok(Placed::Replaced) => Status::NO_CONTENT,

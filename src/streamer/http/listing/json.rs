@@ -48,7 +48,7 @@ pub(super) fn write(listing: &Listing, request: &Request) -> Page {
     // Strings and numbers can be written down.
     let body = serde_json::to_vec(&document).unwrap_or_default();
     Page {
-        fields: FIELDS,
+        fields: FIELDS.into(),
         cached_fields: CACHED_FIELDS,
         body: body.into(),
     }

@@ -8,6 +8,7 @@ mod json;
 mod page;
 mod read;
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::io;
 
@@ -52,7 +53,7 @@ impl Form {
 #[derive(Debug)]
 pub(crate) struct Page {
     /// Fields of the response, each with its line's end.
-    pub(crate) fields: &'static str,
+    pub(crate) fields: Cow<'static, str>,
     /// Those that a 304 has, too.
     pub(crate) cached_fields: &'static str,
     pub(crate) body: Bytes,

@@ -17,7 +17,7 @@ pub(super) fn write(listing: &Listing, request: &Request) -> Page {
     // A String grows: this can't fail.
     let _ = document(&mut html, listing, request);
     Page {
-        fields: FIELDS,
+        fields: FIELDS.into(),
         cached_fields: CACHED_FIELDS,
         body: html.into(),
     }
