@@ -49,7 +49,7 @@ impl<const N: usize> Histogram<N> {
     /// end those above all.
     pub(super) fn buckets(&self, bounds: &[u64; N], unit: f64) -> Vec<(f64, u64)> {
         let bounds = bounds.iter().map(|bound| *bound as f64 * unit);
-        let bounds = bounds.chain([f64::MAX]);
+        let bounds = bounds.chain([f64::INFINITY]);
         bounds
             .zip(self.counts.into_iter().chain([self.above]))
             .collect()
@@ -68,7 +68,7 @@ mod tests {
             histogram.record(&bounds, value);
         }
         let buckets = histogram.buckets(&bounds, 0.5);
-        assert_eq!(buckets, [(5.0, 2), (10.0, 2), (f64::MAX, 2)]);
+        assert_eq!(buckets, [(5.0, 2), (10.0, 2), (f64::INFINITY, 2)]);
         assert_eq!((histogram.count(), histogram.sum()), (6, u64::MAX));
         histogram.record(&bounds, 1);
         let twice = histogram.clone();
