@@ -308,7 +308,6 @@ fn counts_responses_that_were_cut(backend: &str) {
     client.take(10_000);
     let under_way = measured.scrape();
     assert_eq!(under_way.get("spliceport_requests_in_flight"), 1.0);
-    assert!(under_way.sum("spliceport_sent_bytes_total") >= 10_000.0);
     drop(client);
     let samples = measured.after(1);
     assert_eq!(
