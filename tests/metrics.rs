@@ -558,7 +558,14 @@ fn speaks_the_form_that_is_asked_for(backend: &str) {
 fn answers_until_the_end_from_the_sandbox(backend: &str) {
     let dir = directory(&[]);
     let size = make_big(&dir.path().join("big"));
-    let more = ["--sandbox", "required", "--threads", "2"];
+    let more = [
+        "--sandbox",
+        "required",
+        "--threads",
+        "2",
+        "--access-log",
+        "/dev/null",
+    ];
     let mut measured = Measured::with(backend, dir.path(), &more);
     let mut client = measured.server.connect();
     client.get("/big");
@@ -571,6 +578,10 @@ fn answers_until_the_end_from_the_sandbox(backend: &str) {
     // One of the threads has ended, and what it did is still told.
     let samples = measured.scrape();
     assert_eq!(samples.get("spliceport_requests_in_flight"), 1.0);
+    assert_eq!(
+        samples.get("spliceport_access_log_lines_dropped_total"),
+        0.0
+    );
     assert_eq!(samples.get("spliceport_scrape_threads_missing"), 0.0);
     assert!(samples.get("process_open_fds") > 5.0);
     assert!(samples.get("process_resident_memory_bytes") > 1e5);

@@ -147,7 +147,8 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
     let mut result = Ok(());
     if let (Some(door), Some(board), Some(_)) = (metrics, board, backend) {
         told_at = format!("metrics on http://{}/metrics\n", door.bound);
-        match Exporter::start(door, board, Arc::clone(&begun), reloads) {
+        let log = log.as_ref().map(AccessLog::queue);
+        match Exporter::start(door, board, Arc::clone(&begun), reloads, log) {
             Ok(started) => exporter = Some(started),
             Err(failure) => {
                 result = Err(failure);

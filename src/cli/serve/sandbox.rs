@@ -190,6 +190,7 @@ mod tests {
                 error_pages: &[],
                 certificates: vec![path("certificates")],
                 socket: None,
+                metrics: None,
                 log: None,
             };
             inside(&needs, || {

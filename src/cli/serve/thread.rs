@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use super::metrics::{Board, Seat};
 use crate::cli::error::Failure;
 use crate::cli::signals::Stop;
 use crate::proactor::{BackendChoice, BackendKind, Fd, Proactor, Remote};
 use crate::streamer::{Limits, Observer, Server, ServerOptions, Site};
 
 use super::access_log::{Lines, LogFormat, Queue};
+use super::metrics::{Board, Seat};
 
 /// What every thread serves with.
 #[derive(Clone)]

@@ -23,6 +23,7 @@ use crate::proactor::{Address, BackendChoice, Fd, Proactor, Remote};
 use crate::streamer::{Gate, Limits, Page, Pages, Server, ServerOptions};
 
 use super::Threads;
+use super::access_log::Queue;
 pub(super) use board::{Board, Seat};
 use process::Process;
 use text::{ProcessFigures, Told};
@@ -93,6 +94,7 @@ struct Scraper {
     board: Arc<Board>,
     threads: Threads,
     reloads: Arc<Reloads>,
+    log: Option<Arc<Queue>>,
     process: Process,
 }
 
@@ -115,6 +117,7 @@ impl Scraper {
                 open_descriptors: process.open_descriptors().ok(),
                 most_descriptors: process.most_descriptors(),
             },
+            log_dropped: self.log.as_ref().map(|log| log.dropped()),
             reloads: [&self.reloads.succeeded, &self.reloads.failed]
                 .map(|count| count.load(Ordering::Relaxed)),
             settings: (
@@ -155,6 +158,7 @@ impl Exporter {
         board: Arc<Board>,
         threads: Threads,
         reloads: Arc<Reloads>,
+        log: Option<Arc<Queue>>,
     ) -> Result<Exporter, Failure> {
         let Door {
             socket,
@@ -166,6 +170,7 @@ impl Exporter {
             board,
             threads,
             reloads,
+            log,
             process,
         };
         let ended = Arc::<AtomicBool>::default();

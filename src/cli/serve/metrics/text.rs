@@ -21,6 +21,9 @@ use super::counts::{Counts, DURATIONS, ENDINGS, SIZES};
 pub(super) struct Told {
     pub(super) threads: Vec<Known>,
     pub(super) process: ProcessFigures,
+    /// Lines of the access log that were lost; `None` where there is no such log.
+    pub(super) log_dropped: Option<u64>,
+    /// How often the settings were read again, and how often they could not be.
     pub(super) reloads: [u64; 2],
     /// Whether the last reading of the settings succeeded, and when that was, in seconds since 1970.
     pub(super) settings: (bool, f64),
@@ -226,6 +229,15 @@ impl Told {
             None,
             one(missing),
         )?;
+        if let Some(dropped) = self.log_dropped {
+            let help = "Lines of the access log that were lost, since it could not follow";
+            metrics.counter(
+                "spliceport_access_log_lines_dropped",
+                help,
+                None,
+                one(dropped),
+            )?;
+        }
         let [succeeded, failed] = self.reloads;
         let reloads = labelled("result", [("ok", succeeded), ("failed", failed)]);
         let help = "How often the settings were read again (SIGHUP)";
