@@ -239,26 +239,33 @@ struct Reload {
 }
 
 impl Reload {
+    /// Does what a SIGHUP asks for.
+    fn run(&mut self) {
+        let read = self.read_again();
+        self.reloads.count(read.is_ok());
+        if let Err(e) = read {
+            log::error!("the settings stay as they are: {e}");
+        }
+    }
+
     /// Has the access log opened again; reads the settings again, and gives the threads what can be
     /// changed. Where they can't be read, they stay as they are.
-    fn run(&mut self) {
+    fn read_again(&mut self) -> Result<(), String> {
         if let Some(log) = &self.log {
             log.reopen();
         }
-        let read = settings::read(&self.call);
-        self.reloads.count(read.is_ok());
-        let (args, settings) = match read {
+        let (args, settings) = match settings::read(&self.call) {
             Ok(read) => read,
-            Err(Refused::Call(e)) => return log::error!("the settings stay as they are: {e}"),
-            Err(Refused::File(e)) => return log::error!("the settings stay as they are: {e}"),
+            Err(Refused::Call(e)) => return Err(e.to_string()),
+            Err(Refused::File(e)) => return Err(e.to_string()),
         };
         let Command::Serve(args) = args.command else {
-            return;
+            return Ok(());
         };
         // Error pages are read again, whether or not they are other files now.
         let site = match args.content.site() {
             Ok(site) => site,
-            Err(e) => return log::error!("the settings stay as they are: {e}"),
+            Err(e) => return Err(e.to_string()),
         };
         let changed = settings.changed(&self.settings);
         let can_change = |name: &&str| {
@@ -294,6 +301,7 @@ impl Reload {
         }
         log::info!("the settings have been read again");
         self.settings = settings;
+        Ok(())
     }
 }
 
