@@ -131,7 +131,7 @@ impl<'a> Head<'a> {
 impl fmt::Debug for Head<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Fields may hold what is not for logs.
-        self.line().escape_ascii().fmt(f)
+        fmt::Display::fmt(&self.line().escape_ascii(), f)
     }
 }
 
