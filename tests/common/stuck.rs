@@ -12,8 +12,8 @@ use fuser::{
     INodeNo, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEntry, Request,
 };
 
-/// The size of each file.
-pub const SIZE: u64 = 1 << 20;
+/// The size of each file: more than a piece that a worker has in hand, which leaves whole.
+pub const SIZE: u64 = 4 << 20;
 
 /// Inodes from here on are files, named by their number.
 const FIRST: u64 = 2;
