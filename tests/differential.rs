@@ -26,19 +26,28 @@ struct Seen {
 
 fn seen(report: Report) -> Seen {
     let log = &report.log;
-    let sends = log.sends.borrow();
+    let (notes, sends) = (log.notes.borrow(), log.sends.borrow());
+    // What is asked for behind a send that breaks the connection may come before that or after it.
+    let broken = notes.iter().find_map(|note| match note {
+        Note::Lost(Some(kind)) => sends.iter().rposition(|send| {
+            let outcome = send.outcome.as_ref();
+            outcome.is_some_and(|outcome| outcome.error == Some(*kind))
+        }),
+        _ => None,
+    });
+    let determinate = broken.map_or(sends.len(), |last| last + 1);
     let told = |note: &&Note| match note {
         Note::Made | Note::Lost(_) => true,
         // One that is refused is told of at once.
-        Note::Sent(number) => !sends[*number].late,
+        Note::Sent(number) => *number < determinate && !sends[*number].late,
         _ => false,
     };
-    let ends = sends.iter().filter_map(|send| {
+    let ends = sends[..determinate].iter().filter_map(|send| {
         let outcome = send.outcome.as_ref()?;
         Some((outcome.sent, outcome.end, outcome.error))
     });
     Seen {
-        notes: log.notes.borrow().iter().filter(told).cloned().collect(),
+        notes: notes.iter().filter(told).cloned().collect(),
         sends: ends.collect(),
         problems: log.problems.borrow().clone(),
         arrived: report.arrived,
