@@ -3,6 +3,7 @@
 //! Nothing here submits operations or knows of the backends: what has to be opened, or done where
 //! it may wait, is asked of the server's [`Shared`](super::server::Shared).
 
+mod asked;
 mod body;
 mod cache;
 mod choice;
