@@ -63,16 +63,21 @@ fn keeps_slow_readers(backend: &str) {
     let dir = directory(&[]);
     let size = make_big(&dir.path().join("big"));
     let server = Server::with(backend, dir.path(), &["--send-timeout", "2"]);
-    let mut slow = server.connect();
-    rustix::net::sockopt::set_socket_recv_buffer_size(&slow.stream, 64 << 10).unwrap();
-    slow.get("/big");
-    assert_eq!(slow.head().length(), size);
-    let mut left = size;
-    // So little that for long the server's socket takes no more.
-    for _ in 0..70 {
-        left -= slow.take(10_000).len();
-        thread::sleep(Duration::from_millis(100));
-    }
+    let (mut slow, left) = wait_for("a reader without too long a pause", || {
+        let mut slow = server.connect();
+        rustix::net::sockopt::set_socket_recv_buffer_size(&slow.stream, 64 << 10).unwrap();
+        slow.get("/big");
+        assert_eq!(slow.head().length(), size);
+        let mut left = size;
+        // So little that for long the server's socket takes no more.
+        let steady = unhurried(&[10_000; 70], Duration::from_millis(100), |some| {
+            slow.try_take(*some).is_some_and(|got| {
+                left -= got.len();
+                true
+            })
+        });
+        steady.then_some((slow, left))
+    });
     assert_eq!(slow.take(left).len(), left);
 }
 

@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs;
+use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -268,13 +269,15 @@ fn ends_uploads_that_stall(backend: &str) {
     // In whatever way it ends.
     assert!(client.rest().is_empty());
     // One that goes on, however slowly, may take longer.
-    let mut client = server.connect();
-    client.send(&head("/b", 8, AUTH));
-    for byte in b"patience" {
-        thread::sleep(Duration::from_millis(400));
-        client.send(&[*byte]);
-    }
-    assert_eq!(client.response(b"PUT ").status, 201);
+    let response = wait_for("an upload without too long a pause", || {
+        let mut client = server.connect();
+        client.send(&head("/b", 8, AUTH));
+        let steady = unhurried(b"patience", Duration::from_millis(400), |byte| {
+            client.stream.write_all(&[*byte]).is_ok()
+        });
+        steady.then(|| client.response(b"PUT "))
+    });
+    assert_eq!(response.status, 201);
     assert_eq!(names(dir.path()), ["b"]);
 }
 

@@ -179,6 +179,23 @@ pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Does something with one after the other, with this rest before each. False, and perhaps before
+/// all were done, where the machine made a pause of more than a second: of what a server ends after a
+/// second, that shows nothing. Where it was done without one, it must have succeeded.
+pub fn unhurried<T: Debug>(all: &[T], rest: Duration, mut act: impl FnMut(&T) -> bool) -> bool {
+    let mut before = Instant::now();
+    for one in all {
+        thread::sleep(rest);
+        let done = act(one);
+        let now = Instant::now();
+        if now.duration_since(std::mem::replace(&mut before, now)) >= Duration::from_secs(1) {
+            return false;
+        }
+        assert!(done, "{one:?} failed though there was no pause");
+    }
+    true
+}
+
 /// A running `serve`.
 pub struct Server {
     pub running: Running,
@@ -287,7 +304,13 @@ impl<S: Read + Write> Client<S> {
 
     fn fill(&mut self) -> io::Result<usize> {
         let mut piece = [0; 64 << 10];
-        let n = self.stream.read(&mut piece)?;
+        let n = loop {
+            // A read with a time limit is not begun again after a stop of the whole process.
+            match self.stream.read(&mut piece) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
         self.buffer.extend_from_slice(&piece[..n]);
         Ok(n)
     }
@@ -320,12 +343,17 @@ impl<S: Read + Write> Client<S> {
 
     /// So many bytes.
     pub fn take(&mut self, length: usize) -> Vec<u8> {
+        let taken = self.try_take(length);
+        taken.unwrap_or_else(|| panic!("the connection ended after {}", self.buffer.len()))
+    }
+
+    /// The same; `None` where the connection ends before.
+    pub fn try_take(&mut self, length: usize) -> Option<Vec<u8>> {
         while self.buffer.len() < length {
-            let n = self.fill().expect("bytes in time");
-            assert!(n > 0, "the connection ended after {}", self.buffer.len());
+            self.fill().ok().filter(|n| *n > 0)?;
         }
         let rest = self.buffer.split_off(length);
-        std::mem::replace(&mut self.buffer, rest)
+        Some(std::mem::replace(&mut self.buffer, rest))
     }
 
     /// The whole response to `request`, which tells whether there is a body.
