@@ -1,6 +1,8 @@
 //! `spliceport serve --access-log`: what is in it, and that it neither loses lines nor holds up
 //! serving; with the real program, on both backends.
 
+#[path = "common/stuck.rs"]
+mod stuck;
 mod support;
 
 use std::fs::{self, File};
@@ -14,6 +16,7 @@ use std::thread;
 use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_setfl, mknodat};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use serde_json::Value;
+use stuck::Stuck;
 use support::*;
 use tempfile::TempDir;
 
@@ -25,6 +28,7 @@ on_both_backends! {
     names_clients_of_unix_sockets,
     loses_no_line_when_it_is_moved,
     goes_on_serving_when_nothing_takes_its_lines,
+    goes_on_serving_when_its_disk_does_not_answer,
     drops_lines_rather_than_wait_for_the_end,
     writes_to_standard_output,
     is_opened_again_in_the_sandbox_by_another_user,
@@ -176,6 +180,7 @@ fn writes_json(backend: &str) {
         "user_agent": "agent/1",
         "status": 200,
         "content_bytes": 5,
+        "received_bytes": 0,
         "end": "whole",
     });
     assert_eq!(first, expected);
@@ -343,16 +348,50 @@ fn goes_on_serving_when_nothing_takes_its_lines(backend: &str) {
     let lines = text
         .lines()
         .inspect(|line| assert_eq!(line.matches('"').count(), 6));
-    let dropped = ended.stderr.lines().map(|line| {
+    let dropped = dropped(&ended);
+    assert!(dropped > 0);
+    assert_eq!(lines.count() + dropped, asked);
+}
+
+/// How many lines it says to have dropped.
+fn dropped(ended: &Ended) -> usize {
+    let counts = ended.stderr.lines().map(|line| {
         let (_, rest) = line
             .split_once("the access log could not follow: ")
             .expect("a count");
         let (count, _) = rest.split_once(" lines were dropped").expect("a count");
         count.parse::<usize>().unwrap()
     });
-    let dropped: usize = dropped.sum();
+    counts.sum()
+}
+
+fn goes_on_serving_when_its_disk_does_not_answer(backend: &str) {
+    let disk = tempfile::tempdir().unwrap();
+    let stuck = match Stuck::mount(disk.path()) {
+        Ok(stuck) => stuck,
+        Err(e) => {
+            return eprintln!("not run: a FUSE file system can't be mounted here (root may): {e}");
+        }
+    };
+    stuck.release_after(4 * LIMIT);
+    let site = Site::new();
+    let log = disk.path().join("7");
+    let log = log.to_str().unwrap();
+    let mut server = Server::with(backend, site.dir.path(), &["--access-log", log]);
+    assert_eq!(server.get("/a", "").body, b"hello");
+    wait_for("a write that waits", || (stuck.writing() > 0).then_some(()));
+    let asked = 1 + ask_at_length(&server);
+    // Nothing has been written, nor has the writer been asked to open the file again.
+    server.running.signal(Signal::HUP);
+    assert_eq!(server.get("/a", "").body, b"hello");
+    assert_eq!(stuck.writing(), 1);
+    stuck.release();
+    server.running.signal(Signal::TERM);
+    let ended = server.running.end();
+    assert_eq!(ended.code(), Some(0), "{ended:?}");
+    let dropped = dropped(&ended);
     assert!(dropped > 0);
-    assert_eq!(lines.count() + dropped, asked);
+    assert_eq!(stuck.lines() + dropped, asked + 1);
 }
 
 fn drops_lines_rather_than_wait_for_the_end(backend: &str) {

@@ -24,6 +24,7 @@ struct Told {
     line: String,
     status: Option<u16>,
     content: u64,
+    received: u64,
     ending: Ending,
 }
 
@@ -64,6 +65,7 @@ impl Observer for Notes {
             line: String::from_utf8_lossy(exchange.head.line()).into_owned(),
             status: exchange.status,
             content: exchange.content_bytes,
+            received: exchange.received_bytes,
             ending: exchange.ending,
         });
         assert!(self.exchanges.borrow().len() <= self.requests.get());
@@ -82,6 +84,7 @@ fn told(line: &str, status: impl Into<Option<u16>>, content: u64, ending: Ending
         line: line.to_owned(),
         status: status.into(),
         content,
+        received: 0,
         ending,
     }
 }
@@ -282,8 +285,10 @@ on_both_backends! {
         drop(gone);
         run_until(&proactor, "the end", || notes.all_over());
         let exchanges = notes.exchanges.borrow();
-        assert_eq!(exchanges[0].status, Some(201));
-        let cut = told("PUT /other HTTP/1.1", None, 0, Ending::PeerGone);
+        assert_eq!((exchanges[0].status, exchanges[0].received), (Some(201), 10));
+        let mut cut = told("PUT /other HTTP/1.1", None, 0, Ending::PeerGone);
+        cut.received = exchanges[1].received;
+        assert!(cut.received <= 5);
         assert_eq!(exchanges[1..], [cut]);
     }
 

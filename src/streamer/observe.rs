@@ -62,6 +62,8 @@ pub struct Exchange<'a> {
     pub header_bytes: u64,
     /// Bytes of the response's content that the kernel took.
     pub content_bytes: u64,
+    /// Bytes of an upload that came into its file; 0 for all other requests.
+    pub received_bytes: u64,
     /// When the request's first bytes were there, and those before it answered; to the precision of
     /// a turn of the loop.
     pub begun: SystemTime,

@@ -1,4 +1,4 @@
-//! A file system whose reads do not return until they are let go: a disk at its slowest. FUSE, so
+//! A file system whose reads and writes do not return until they are let go: a disk at its slowest. FUSE, so
 //! that the kernel waits for it as it waits for a real one.
 
 use std::ffi::OsStr;
@@ -9,7 +9,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation,
-    INodeNo, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEntry, Request,
+    INodeNo, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEntry, ReplyWrite, Request,
+    WriteFlags,
 };
 
 /// The size of each file: more than a piece that a worker has in hand, which leaves whole.
@@ -21,6 +22,9 @@ const FIRST: u64 = 2;
 #[derive(Default)]
 struct State {
     waiting: Vec<(ReplyData, u32)>,
+    writing: Vec<(ReplyWrite, u32)>,
+    /// Lines in all that was written, let go or not.
+    lines: usize,
     free: bool,
 }
 
@@ -42,6 +46,9 @@ fn release(state: &Mutex<State>) {
     for (reply, size) in state.waiting.drain(..) {
         reply.data(&vec![0; size as usize]);
     }
+    for (reply, size) in state.writing.drain(..) {
+        reply.written(size);
+    }
 }
 
 impl Stuck {
@@ -57,16 +64,29 @@ impl Stuck {
     }
 
     /// Reads that wait.
+    #[allow(dead_code, reason = "for tests of reading")]
     pub fn waiting(&self) -> usize {
         lock(&self.state).waiting.len()
     }
 
-    /// Lets all reads go, those to come too.
+    /// Writes that wait.
+    #[allow(dead_code, reason = "for tests")]
+    pub fn writing(&self) -> usize {
+        lock(&self.state).writing.len()
+    }
+
+    /// Lines in what was written.
+    #[allow(dead_code, reason = "for tests")]
+    pub fn lines(&self) -> usize {
+        lock(&self.state).lines
+    }
+
+    /// Lets all go, what is to come too.
     pub fn release(&self) {
         release(&self.state);
     }
 
-    /// Lets all reads go when this time is over: a test whose loop they have stopped fails then,
+    /// Lets all go when this time is over: a test whose loop they have stopped fails then,
     /// instead of hanging.
     #[allow(dead_code, reason = "for tests")]
     pub fn release_after(&self, time: Duration) {
@@ -142,6 +162,26 @@ impl Filesystem for Files {
             reply.data(&vec![0; size as usize]);
         } else {
             state.waiting.push((reply, size));
+        }
+    }
+    fn write(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        data: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let mut state = lock(&self.0);
+        state.lines += data.iter().filter(|b| **b == b'\n').count();
+        if state.free {
+            reply.written(data.len() as u32);
+        } else {
+            state.writing.push((reply, data.len() as u32));
         }
     }
 }

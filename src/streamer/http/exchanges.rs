@@ -30,6 +30,8 @@ struct Open {
     start: u64,
     /// Its response, once all of that is queued.
     response: Option<Response>,
+    /// What came of its content.
+    received: u64,
     routes: Routes,
 }
 
@@ -103,6 +105,7 @@ impl Exchanges {
                 status,
                 header_bytes: taken(&(open.start..header_end)),
                 content_bytes,
+                received_bytes: open.received,
                 begun: open.begun.day,
                 duration: now.saturating_duration_since(open.begun.steady),
                 ending: match lost {
@@ -202,6 +205,7 @@ impl Connection {
             begun: begun.unwrap_or_else(|| self.server.times()),
             start: account.queued,
             response: None,
+            received: 0,
             routes: Routes::default(),
         };
         account.open.push_back(open);
@@ -259,6 +263,15 @@ impl Connection {
             End::Truncated | End::Failed => self.cut(Ending::Failed),
             End::PeerGone => self.cut(Ending::PeerGone),
             _ => {}
+        }
+    }
+
+    /// So much of the last request's content has come.
+    pub(super) fn content_received(&self, bytes: u64) {
+        if let Some(exchanges) = &self.exchanges
+            && let Some(open) = exchanges.account.borrow_mut().open.back_mut()
+        {
+            open.received = bytes;
         }
     }
 

@@ -215,6 +215,7 @@ impl Upload {
 
     fn received(mut self, replacement: Replacement, outcome: ReceiveOutcome) {
         let server = Rc::clone(&self.connection.server);
+        self.connection.content_received(outcome.received);
         if outcome.is_success() {
             self.wanted.persistence = self.put.persistence;
             self.connection.state.borrow_mut().phase = Phase::Opening;

@@ -166,6 +166,7 @@ struct Line<'a> {
     status: Option<u16>,
     header_bytes: u64,
     content_bytes: u64,
+    received_bytes: u64,
     duration: f64,
     end: &'static str,
     routes: Vec<&'static str>,
@@ -195,6 +196,7 @@ impl<'a> Line<'a> {
             status: exchange.status,
             header_bytes: exchange.header_bytes,
             content_bytes: exchange.content_bytes,
+            received_bytes: exchange.received_bytes,
             // In whole microseconds.
             duration: exchange.duration.as_micros() as f64 / 1e6,
             end: match exchange.ending {
