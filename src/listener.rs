@@ -21,7 +21,7 @@ pub struct Listener {
 
 struct Inner {
     handle: Handle,
-    options: TransportOptions,
+    options: RefCell<TransportOptions>,
     socket: RefCell<Option<Fd>>,
     /// Away while it is being called.
     factory: RefCell<Option<Factory>>,
@@ -76,7 +76,7 @@ impl Listener {
         fd.set_nonblocking()?;
         let inner = Rc::new(Inner {
             handle: proactor.handle(),
-            options,
+            options: RefCell::new(options),
             socket: RefCell::new(Some(fd)),
             factory: RefCell::new(Some(Box::new(factory))),
             op: Cell::new(None),
@@ -95,6 +95,11 @@ impl Listener {
             Some(socket) => net::local_address(socket),
             None => Err(io::ErrorKind::NotConnected.into()),
         }
+    }
+
+    /// Changes what transports are made with, from the next connection on.
+    pub fn set_options(&self, options: TransportOptions) {
+        *self.inner.options.borrow_mut() = options;
     }
 
     /// Stops accepting. Connections go on.
@@ -163,7 +168,8 @@ impl Inner {
             *self.factory.borrow_mut() = Some(factory);
         }
         let Some(protocol) = protocol else { return };
-        match Transport::accepted(proactor, fd, protocol, &self.options) {
+        let transport = Transport::accepted(proactor, fd, protocol, &self.options.borrow());
+        match transport {
             Ok(transport) => transport.begin(),
             Err(e) => log::warn!("an accepted connection is dropped: {e}"),
         }

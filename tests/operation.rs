@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use rustix::process::Signal;
@@ -286,17 +287,29 @@ fn gives_its_unix_socket_away(backend: &str) {
     let dir = directory(&[("a", b"hello")]);
     let socket = dir.path().join("socket");
     let listen = format!("unix:{}", socket.display());
-    let mut more = vec!["--listen", &listen, "--socket-mode", "620"];
+    let scrapers = dir.path().join("metrics");
+    let metrics = format!("unix:{}", scrapers.display());
+    let mut more = vec!["--metrics", &metrics, "--socket-mode", "620"];
     if is_root() {
         more.extend(["--socket-owner", "nobody"]);
     }
+    let given = |path: &Path| {
+        let metadata = fs::metadata(path).unwrap();
+        assert_eq!(metadata.mode() & 0o777, 0o620, "{path:?}");
+        if is_root() {
+            assert_ne!(metadata.uid(), 0, "{path:?}");
+            assert_ne!(metadata.gid(), 0, "{path:?}");
+        }
+    };
+    // The one that is there.
+    let mut server = Server::with(backend, dir.path(), &more);
+    given(&scrapers);
+    server.running.signal(Signal::TERM);
+    assert_eq!(server.running.end().code(), Some(0));
+    more.extend(["--listen", &listen]);
     let _server = Server::with(backend, dir.path(), &more);
-    let metadata = fs::metadata(&socket).unwrap();
-    assert_eq!(metadata.mode() & 0o777, 0o620);
-    if is_root() {
-        assert_ne!(metadata.uid(), 0);
-        assert_ne!(metadata.gid(), 0);
-    }
+    given(&scrapers);
+    given(&socket);
     let stream = UnixStream::connect(&socket).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     let mut client = Client::new(stream);

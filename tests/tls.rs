@@ -1,24 +1,23 @@
 //! `serve` over TLS, on both backends: what clients get, and what happens with those that speak
-//! something else, break off or read nothing; certificates, from the start on and as they change.
+//! something else, break off or read nothing.
 
 #[path = "common/certificate.rs"]
 mod certificate;
+#[path = "support/secure.rs"]
+mod secure;
 mod support;
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::net::Shutdown;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use certificate::*;
-use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, date_time_ymd};
 use rustix::process::Signal;
-use spliceport::rustls::{ClientConfig, HandshakeKind};
+use secure::Secure;
+use spliceport::rustls::HandshakeKind;
 use support::*;
-use tempfile::TempDir;
 
 on_both_backends! {
     files_and_ranges_arrive,
@@ -28,64 +27,10 @@ on_both_backends! {
     works_with_openssl,
     what_is_no_tls_harms_nobody,
     a_slow_handshake_is_ended,
-    a_new_certificate_is_taken_at_a_hangup,
     a_file_that_shrinks_ends_its_connection,
     readers_that_stall_are_bounded,
     uploads_arrive,
     a_stop_finishes_what_is_being_sent,
-    serves_as_another_user_in_the_sandbox,
-}
-
-/// A server over TLS, and what its clients need.
-struct Secure {
-    server: Server,
-    certificate: Certificate,
-    /// Where the certificate and the key are.
-    files: TempDir,
-}
-
-impl Secure {
-    fn start(backend: &str, directory: &Path) -> Secure {
-        Secure::with(backend, directory, &[])
-    }
-
-    fn with(backend: &str, directory: &Path, more: &[&str]) -> Secure {
-        let certificate = Certificate::with(|_| {}, &PKCS_ECDSA_P256_SHA256);
-        let files = tempfile::tempdir().unwrap();
-        let (cert, key) = certificate.write(files.path());
-        let mut args = vec!["--tls-cert", cert.to_str().unwrap()];
-        args.extend(["--tls-key", key.to_str().unwrap()]);
-        args.extend(more);
-        let server = Server::with(backend, directory, &args);
-        Secure {
-            server,
-            certificate,
-            files,
-        }
-    }
-
-    fn config(&self) -> ClientConfig {
-        self.certificate.client(&[&TLS12, &TLS13])
-    }
-
-    fn tcp(&self) -> TcpStream {
-        let stream = TcpStream::connect(&self.server.address).unwrap();
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
-        stream.set_write_timeout(Some(LIMIT)).unwrap();
-        stream
-    }
-
-    fn connect(&self) -> Client<Peer> {
-        self.connect_as(self.config())
-    }
-
-    fn connect_as(&self, config: ClientConfig) -> Client<Peer> {
-        Client::new(peer(self.tcp(), Arc::new(config)))
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("https://{}/{path}", self.server.address)
-    }
 }
 
 fn files_and_ranges_arrive(backend: &str) {
@@ -314,57 +259,6 @@ fn a_slow_handshake_is_ended(backend: &str) {
     assert!(told.is_empty(), "{told:?}");
 }
 
-fn a_new_certificate_is_taken_at_a_hangup(backend: &str) {
-    let dir = directory(&[("a", b"hello")]);
-    let secure = Secure::with(backend, dir.path(), &["--threads", "2"]);
-    let serves = |certificate: &Certificate| {
-        let config = certificate.client(&[&TLS13]);
-        let mut peer = peer(secure.tcp(), Arc::new(config));
-        peer.write_all(b"HEAD /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-            .and_then(|()| peer.read(&mut [0]))
-            .is_ok()
-    };
-    let mut before = secure.connect();
-    before.get("/a");
-    assert_eq!(before.got().body, b"hello");
-    let new = Certificate::with(|_| {}, &PKCS_ECDSA_P384_SHA384);
-    assert!(serves(&secure.certificate) && !serves(&new));
-    new.write(secure.files.path());
-    secure.server.running.signal(Signal::HUP);
-    wait_for("the new certificate", || serves(&new).then_some(()));
-    assert!(!serves(&secure.certificate));
-    // A connection that stood goes on.
-    before.get("/a");
-    assert_eq!(before.got().body, b"hello");
-    // A broken one is not taken.
-    fs::write(secure.files.path().join("cert.pem"), "gone").unwrap();
-    secure.server.running.signal(Signal::HUP);
-    let Secure { server, .. } = secure;
-    let mut running = server.running;
-    let address = server.address;
-    let still = |certificate: &Certificate| {
-        let stream = TcpStream::connect(&address).unwrap();
-        let mut peer = peer(stream, Arc::new(certificate.client(&[&TLS13])));
-        let request = b"HEAD /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-        peer.write_all(request)
-            .and_then(|()| peer.read(&mut [0]))
-            .is_ok()
-    };
-    for _ in 0..20 {
-        assert!(still(&new));
-    }
-    running.signal(Signal::TERM);
-    let ended = running.end();
-    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
-    let told = [
-        "the certificate stays as it is",
-        "cert.pem holds no certificate",
-    ];
-    for text in told {
-        assert!(ended.stderr.contains(text), "{}", ended.stderr);
-    }
-}
-
 fn a_file_that_shrinks_ends_its_connection(backend: &str) {
     let dir = directory(&[("a", b"hello")]);
     let big = dir.path().join("big");
@@ -466,182 +360,4 @@ fn a_stop_finishes_what_is_being_sent(backend: &str) {
     drop(client);
     let ended = secure.server.running.end();
     assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
-}
-
-fn serves_as_another_user_in_the_sandbox(backend: &str) {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root can become another user");
-        return;
-    }
-    let dir = directory(&[("a", b"hello")]);
-    let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-    open(dir.path());
-    let more = ["--user", "nobody", "--sandbox", "best-effort"];
-    let mut secure = Secure::with(backend, dir.path(), &more);
-    let get = |secure: &Secure| {
-        let mut client = secure.connect();
-        client.get("/a");
-        assert_eq!(client.got().body, b"hello");
-    };
-    get(&secure);
-    // It is root's, as it was at the start: what is served stays.
-    let new = Certificate::with(|_| {}, &PKCS_ECDSA_P256_SHA256);
-    let (_, key) = new.write(secure.files.path());
-    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
-    secure.server.running.signal(Signal::HUP);
-    get(&secure);
-    // A new file, which it may read.
-    open(secure.files.path());
-    fs::remove_file(&key).unwrap();
-    fs::write(&key, new.key.serialize_pem()).unwrap();
-    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
-    secure.server.running.signal(Signal::HUP);
-    let old = std::mem::replace(&mut secure.certificate, new);
-    wait_for("the new certificate", || {
-        let mut client = secure.connect();
-        let asked = client
-            .stream
-            .write_all(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n");
-        asked.and_then(|()| client.stream.read(&mut [0])).ok()
-    });
-    drop(old);
-    secure.server.running.signal(Signal::TERM);
-    let ended = secure.server.running.end();
-    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
-    assert!(
-        ended.stderr.contains("the certificate stays as it is"),
-        "{}",
-        ended.stderr
-    );
-}
-
-#[test]
-fn what_can_not_be_used_is_told_at_the_start() {
-    let dir = directory(&[]);
-    let files = tempfile::tempdir().unwrap();
-    let (good, other) = (Certificate::new(), Certificate::new());
-    let path = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
-    let put = |name: &str, content: &[u8]| fs::write(files.path().join(name), content).unwrap();
-    let key = good.key.serialize_pem();
-    put("cert", good.pem.as_bytes());
-    put("key", key.as_bytes());
-    put("other", other.key.serialize_pem().as_bytes());
-    put("empty", b"");
-    put("der", &good.der);
-    put("cut", &good.pem.as_bytes()[..good.pem.len() / 2]);
-    let nonsense = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-    put("nonsense", nonsense.as_bytes());
-    let encrypted = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
-    put("encrypted", encrypted.as_bytes());
-    let weak = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
-    put("weak", weak.as_bytes());
-    let table = [
-        (
-            "missing",
-            "key",
-            vec!["cannot read the certificate", "check the path"],
-        ),
-        (
-            "cert",
-            "missing",
-            vec!["cannot read the private key", "check the path"],
-        ),
-        (".", "key", vec!["cannot read the certificate", "directory"]),
-        (
-            "empty",
-            "key",
-            vec!["holds no certificate", "BEGIN CERTIFICATE"],
-        ),
-        (
-            "key",
-            "key",
-            vec!["holds no certificate", "BEGIN CERTIFICATE"],
-        ),
-        ("der", "key", vec!["in DER", "openssl x509"]),
-        ("cut", "key", vec!["damaged"]),
-        ("nonsense", "key", vec!["can't be understood"]),
-        (
-            "cert",
-            "empty",
-            vec!["holds no private key", "BEGIN PRIVATE KEY"],
-        ),
-        ("cert", "cert", vec!["holds no private key"]),
-        ("cert", "encrypted", vec!["passphrase", "openssl pkey"]),
-        ("cert", "weak", vec!["can't be used", "RSA"]),
-        (
-            "cert",
-            "other",
-            vec!["does not belong to the certificate", "made for"],
-        ),
-    ];
-    let start = |args: &[&str]| {
-        let mut command = program(&["serve", "--listen", "127.0.0.1:0"]);
-        command.args(args).arg(dir.path());
-        run(command)
-    };
-    for (certificate, key, told) in table {
-        let (cert, key) = (path(certificate), path(key));
-        let ended = start(&["--tls-cert", &cert, "--tls-key", &key]);
-        assert_eq!(ended.code(), Some(1), "{certificate}: {}", ended.stderr);
-        for text in told {
-            assert!(
-                ended.stderr.contains(text),
-                "{certificate}: {}",
-                ended.stderr
-            );
-        }
-    }
-    for (option, other) in [("--tls-cert", "--tls-key"), ("--tls-key", "--tls-cert")] {
-        let ended = start(&[option, &path("cert")]);
-        assert_eq!(ended.code(), Some(2), "{}", ended.stderr);
-        assert!(ended.stderr.contains(other), "{}", ended.stderr);
-    }
-    if !rustix::process::geteuid().is_root() {
-        fs::set_permissions(path("key"), fs::Permissions::from_mode(0o000)).unwrap();
-        let ended = start(&["--tls-cert", &path("cert"), "--tls-key", &path("key")]);
-        assert_eq!(ended.code(), Some(1));
-        assert!(
-            ended.stderr.contains("it has to be readable"),
-            "{}",
-            ended.stderr
-        );
-    }
-}
-
-#[test]
-fn dates_that_clients_refuse_are_warned_of() {
-    let dir = directory(&[("a", b"hello")]);
-    for (from, to, told) in [
-        (2000, 2010, "expired at 2010"),
-        (2090, 2099, "valid from 2090"),
-    ] {
-        let files = tempfile::tempdir().unwrap();
-        let certificate = Certificate::with(
-            |params| {
-                params.not_before = date_time_ymd(from, 1, 1);
-                params.not_after = date_time_ymd(to, 1, 1);
-            },
-            &PKCS_ECDSA_P256_SHA256,
-        );
-        let (cert, key) = certificate.write(files.path());
-        let (cert, key) = (cert.to_str().unwrap(), key.to_str().unwrap());
-        // As variables, for once.
-        let mut command = program(&["serve", "--listen", "127.0.0.1:0", "--threads", "1"]);
-        command
-            .env("SPLICEPORT_TLS_CERT", cert)
-            .env("SPLICEPORT_TLS_KEY", key);
-        let mut running = Running::start({
-            command.arg(dir.path());
-            command
-        });
-        assert!(
-            running
-                .line()
-                .starts_with("listening on https://127.0.0.1:")
-        );
-        running.signal(Signal::TERM);
-        let ended = running.end();
-        assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
-        assert!(ended.stderr.contains(told), "{}", ended.stderr);
-    }
 }

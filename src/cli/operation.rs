@@ -31,7 +31,8 @@ pub(super) struct Operation {
     /// powers
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub(super) rate: Option<u64>,
-    /// Who may connect to the Unix socket: its file's mode, in octal, as in 660
+    /// Who may connect to the Unix sockets of --listen and --metrics: their files' mode, in octal, as
+    /// in 660
     #[arg(long, value_name = "MODE", value_parser = mode)]
     pub(super) socket_mode: Option<u32>,
     /// Write a line for each request to this file, or to standard output (-). SIGHUP opens it anew,
@@ -41,7 +42,7 @@ pub(super) struct Operation {
     /// How these lines look
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "combined")]
     pub(super) log_format: LogFormat,
-    /// Whom the Unix socket's file belongs to
+    /// Whom the files of these Unix sockets belong to
     #[arg(long, value_name = "USER[:GROUP]")]
     pub(super) socket_owner: Option<String>,
     /// Serve as this user, once all is opened that needs more

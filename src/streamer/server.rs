@@ -42,7 +42,8 @@ pub struct ServerOptions {
     /// Whether files may be put below the directory, and by whom. Default: they may not.
     pub uploads: Option<Uploads>,
     /// Serves over TLS (https; RFC 9110, section 4.2.2). Its ALPN, if any, must be
-    /// `http/1.1`. Default: as plain text.
+    /// `http/1.1`. A handshake may take as long as a request's head
+    /// ([`Limits::header_timeout`]), whatever is said here. Default: as plain text.
     pub tls: Option<Tls>,
 }
 
@@ -65,7 +66,8 @@ impl Default for ServerOptions {
 pub struct Limits {
     /// How long a connection may wait between requests. Default: a minute.
     pub idle_timeout: Duration,
-    /// How long a client may take to send the head of a request. Default: 15 seconds.
+    /// How long a client may take to send the head of a request; and, before that, for TLS's
+    /// handshake. Default: 15 seconds.
     pub header_timeout: Duration,
     /// How long a client may take none of a response, or send none of an upload. Default: a minute.
     pub send_timeout: Duration,
@@ -163,10 +165,7 @@ impl Server {
             ticking: Cell::new(false),
             stopping: Cell::new(false),
         });
-        let mut transport = TransportOptions::default().route(shared.options.route);
-        if let Some(tls) = &shared.options.tls {
-            transport = transport.tls(tls.clone());
-        }
+        let transport = shared.transport_options();
         let for_each = Rc::clone(&shared);
         let factory = move |_: &Fd| {
             let place = match &for_each.options.gate {
@@ -230,9 +229,10 @@ impl Server {
     }
 
     /// Changes what clients are allowed, for connections that there are as well; a file that is being
-    /// sent keeps its rate.
+    /// sent keeps its rate, and a TLS handshake under way its time.
     pub fn set_limits(&self, limits: Limits) {
         self.shared.limits.set(limits);
+        self.listener.set_options(self.shared.transport_options());
     }
 
     /// Changes what is sent besides the files as they are, from the next response on.
@@ -296,6 +296,15 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn tick(&self) -> u32 {
         self.tick.get()
+    }
+
+    /// What the next connection's transport is made with.
+    fn transport_options(&self) -> TransportOptions {
+        let transport = TransportOptions::default().route(self.options.route);
+        match self.options.tls.clone() {
+            Some(tls) => transport.tls(tls.handshake_timeout(self.limits().header_timeout)),
+            None => transport,
+        }
     }
 
     pub(super) fn limits(&self) -> Limits {

@@ -11,6 +11,7 @@ use listenfd::ListenFd;
 use crate::cli::address;
 use crate::cli::args::Serve;
 use crate::cli::error::Failure;
+use crate::cli::operation::Operation;
 use crate::cli::{SocketFile, listen};
 use crate::proactor::net::{self, ListenOptions};
 use crate::proactor::{Address, Fd};
@@ -97,8 +98,8 @@ fn bind(args: &Serve, threads: usize) -> Result<Doors, Failure> {
     }
     let (socket, file) = listen(&address, &options).map_err(failed)?;
     match &file {
-        Some(file) => give(args, file.path())?,
-        None if args.operation.socket_mode.is_some() || args.operation.socket_owner.is_some() => {
+        Some(file) => give(&args.operation, file.path())?,
+        None if is_for_file(&args.operation) && !scrapers_have_file(&args.operation) => {
             return Err(Failure::usage(format!(
                 "--socket-mode and --socket-owner are for a Unix socket's file, and {} has none: \
                  use --listen unix:PATH",
@@ -139,20 +140,30 @@ fn cannot_listen(text: &str, address: &Address, error: &io::Error) -> Failure {
     }
 }
 
-/// Gives the Unix socket's file its owner and its mode.
-fn give(args: &Serve, path: &Path) -> Result<(), Failure> {
+/// Whether something is asked for that only a socket's file can have.
+fn is_for_file(operation: &Operation) -> bool {
+    operation.socket_mode.is_some() || operation.socket_owner.is_some()
+}
+
+fn scrapers_have_file(operation: &Operation) -> bool {
+    let address = operation.metrics.as_deref().unwrap_or_default();
+    address.starts_with("unix:") && !address.starts_with("unix:@")
+}
+
+/// Gives a Unix socket's file the owner and the mode that are asked for.
+pub(super) fn give(operation: &Operation, path: &Path) -> Result<(), Failure> {
     let failed = |what: &str, e: io::Error| {
         Failure::io(
             format!("cannot change the {what} of {}", path.display()),
             &e,
         )
     };
-    if let Some(owner) = &args.operation.socket_owner {
+    if let Some(owner) = &operation.socket_owner {
         let account = user::find("--socket-owner", owner)?;
         let (uid, gid) = (account.uid().as_raw(), account.gid().as_raw());
         chown(path, Some(uid), Some(gid)).map_err(|e| failed("owner", e))?;
     }
-    if let Some(mode) = args.operation.socket_mode {
+    if let Some(mode) = operation.socket_mode {
         let mode = std::fs::Permissions::from_mode(mode);
         std::fs::set_permissions(path, mode).map_err(|e| failed("mode", e))?;
     }

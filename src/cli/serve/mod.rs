@@ -61,8 +61,7 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
     let log = args.operation.access_log.as_deref();
     let log = log.map(|path| access_log::Target::open(path, account.as_ref()));
     let log = log.transpose()?;
-    let metrics = args.operation.metrics.as_deref().map(metrics::open);
-    let metrics = metrics.transpose()?;
+    let metrics = metrics::open(&args.operation)?;
     if let Some(account) = account {
         account.become_it()?;
     }
@@ -97,7 +96,7 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
         reloads: Arc::clone(&reloads),
     };
     let stop = watch(reload).map_err(|e| Failure::io("cannot watch for signals", &e))?;
-    let tls = identity.map(|identity| identity.tls(args.header_timeout));
+    let tls = identity.map(|identity| identity.tls());
     let tls = tls.transpose()?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let plan = Plan {
@@ -239,21 +238,27 @@ struct Reload {
 }
 
 impl Reload {
-    /// Does what a SIGHUP asks for.
+    /// Does what a SIGHUP asks for: the access log, the settings and the certificate are three
+    /// things, and none waits for another that can't be had.
     fn run(&mut self) {
-        let read = self.read_again();
-        self.reloads.count(read.is_ok());
-        if let Err(e) = read {
-            log::error!("the settings stay as they are: {e}");
-        }
-    }
-
-    /// Has the access log opened again; reads the settings again, and gives the threads what can be
-    /// changed. Where they can't be read, they stay as they are.
-    fn read_again(&mut self) -> Result<(), String> {
         if let Some(log) = &self.log {
             log.reopen();
         }
+        let again = "mend that and send SIGHUP again";
+        let settings = self.read_again();
+        if let Err(e) = &settings {
+            log::error!("the settings stay as they are: {e}; {again}");
+        }
+        let identity = self.identity.as_ref().map_or(Ok(()), |i| i.reload());
+        if let Err(e) = &identity {
+            log::error!("the certificate stays as it is: {e}; {again}");
+        }
+        self.reloads.count(settings.is_ok() && identity.is_ok());
+    }
+
+    /// Reads the settings again, and gives the threads what can be changed. Where they can't be read,
+    /// they stay as they are.
+    fn read_again(&mut self) -> Result<(), String> {
         let (args, settings) = match settings::read(&self.call) {
             Ok(read) => read,
             Err(Refused::Call(e)) => return Err(e.to_string()),
@@ -267,6 +272,9 @@ impl Reload {
             Ok(site) => site,
             Err(e) => return Err(e.to_string()),
         };
+        if let Some(identity) = &self.identity {
+            identity.rename(&args).map_err(|e| e.to_string())?;
+        }
         let changed = settings.changed(&self.settings);
         let can_change = |name: &&str| {
             let gate_stays = self.gate.is_some() && args.operation.max_connections.is_some();
@@ -285,11 +293,6 @@ impl Reload {
         }
         if let (Some(gate), Some(connections)) = (&self.gate, args.operation.max_connections) {
             gate.set_limit(connections as usize);
-        }
-        if let Some(identity) = &self.identity
-            && let Err(e) = identity.reload(&args)
-        {
-            log::error!("the certificate stays as it is: {e}");
         }
         let (limits, stop_timeout) = (limits(&args), args.stop_timeout);
         for thread in lock(&self.threads).iter() {

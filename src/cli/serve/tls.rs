@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use rustls::crypto::{CryptoProvider, ring};
@@ -20,11 +20,15 @@ use crate::cli::error::Failure;
 
 /// What connections are told of who we are; those that come after a change, of who we are then.
 #[derive(Debug)]
-pub(super) struct Identity(RwLock<Arc<CertifiedKey>>);
+pub(super) struct Identity {
+    current: RwLock<Arc<CertifiedKey>>,
+    /// The certificate's file and the key's.
+    files: Mutex<(PathBuf, PathBuf)>,
+}
 
 impl ResolvesServerCert for Identity {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let current = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         Some(Arc::clone(&current))
     }
 }
@@ -35,22 +39,34 @@ impl Identity {
     /// # Errors
     /// Says which file can't be used, and why.
     pub(super) fn of(args: &Serve) -> Result<Option<Arc<Identity>>, Failure> {
-        let read = files(args)?.map(|(certificate, key)| read(certificate, key));
-        let read = read.transpose()?;
-        Ok(read.map(|read| Arc::new(Identity(RwLock::new(Arc::new(read))))))
+        let Some((certificate, key)) = files(args)? else {
+            return Ok(None);
+        };
+        Ok(Some(Arc::new(Identity {
+            current: RwLock::new(Arc::new(read(certificate, key)?)),
+            files: Mutex::new((certificate.to_owned(), key.to_owned())),
+        })))
     }
 
-    /// Reads the files again. Where they can't be used, all stays as it was.
-    pub(super) fn reload(&self, args: &Serve) -> Result<(), Failure> {
+    /// Takes the files that the settings name now, if they name any, for the next
+    /// [`reload`](Identity::reload).
+    pub(super) fn rename(&self, args: &Serve) -> Result<(), Failure> {
         if let Some((certificate, key)) = files(args)? {
-            let new = Arc::new(read(certificate, key)?);
-            *self.0.write().unwrap_or_else(PoisonError::into_inner) = new;
+            *super::lock(&self.files) = (certificate.to_owned(), key.to_owned());
         }
         Ok(())
     }
 
-    /// What the server's transports are to do. A handshake may take as long as a request's head.
-    pub(super) fn tls(self: Arc<Self>, handshake_timeout: Duration) -> Result<Tls, Failure> {
+    /// Reads the files again. Where they can't be used, who we are stays as it was.
+    pub(super) fn reload(&self) -> Result<(), Failure> {
+        let (certificate, key) = &*super::lock(&self.files);
+        let new = Arc::new(read(certificate, key)?);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(())
+    }
+
+    /// What the server's transports are to do.
+    pub(super) fn tls(self: Arc<Self>) -> Result<Tls, Failure> {
         let failed = |e: rustls::Error| Failure::new(format!("TLS can't be had: {e}"));
         let config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
@@ -59,7 +75,7 @@ impl Identity {
         config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
         // Sessions are resumed by what their clients keep; nothing is kept here.
         config.ticketer = ring::Ticketer::new().map_err(failed)?;
-        Ok(Tls::server(Arc::new(config)).handshake_timeout(handshake_timeout))
+        Ok(Tls::server(Arc::new(config)))
     }
 }
 

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::cli::address;
 use crate::cli::error::Failure;
+use crate::cli::operation::Operation;
 use crate::cli::{SocketFile, listen};
 use crate::proactor::net::{self, ListenOptions};
 use crate::proactor::{Address, BackendChoice, Fd, Proactor, Remote};
@@ -24,6 +25,7 @@ use crate::streamer::{Gate, Limits, Page, Pages, Server, ServerOptions};
 
 use super::Threads;
 use super::access_log::Queue;
+use super::listen::give;
 pub(super) use board::{Board, Seat};
 use process::Process;
 use text::{ProcessFigures, Told};
@@ -43,25 +45,31 @@ pub(super) struct Door {
     process: Process,
 }
 
-/// Listens for scrapers.
+/// Listens for scrapers, where there are to be some.
 ///
 /// # Errors
 /// The address is none, or can't be had; there is no /proc.
-pub(super) fn open(text: &str) -> Result<Door, Failure> {
+pub(super) fn open(operation: &Operation) -> Result<Option<Door>, Failure> {
+    let Some(text) = &operation.metrics else {
+        return Ok(None);
+    };
     let address = address::resolve(text)?.swap_remove(0);
     let failed = |e| Failure::io(format!("cannot listen on {text} for --metrics"), &e);
     let (socket, file) = listen(&address, &ListenOptions::default()).map_err(failed)?;
+    if let Some(file) = &file {
+        give(operation, file.path())?;
+    }
     let process = Process::open();
-    Ok(Door {
+    Ok(Some(Door {
         bound: net::local_address(&socket).map_err(failed)?,
         socket,
         file,
         process: process
             .map_err(|e| Failure::io("--metrics needs /proc, and it can't be read", &e))?,
-    })
+    }))
 }
 
-/// How often the settings were read again.
+/// How often the settings were read again, with what they name.
 #[derive(Default)]
 pub(super) struct Reloads {
     succeeded: AtomicU64,

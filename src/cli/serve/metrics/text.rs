@@ -5,7 +5,8 @@ use std::fmt;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, NoLabelSet, prometheus_text, text,
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder, NoLabelSet,
+    prometheus_text, text,
 };
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
@@ -23,9 +24,9 @@ pub(super) struct Told {
     pub(super) process: ProcessFigures,
     /// Lines of the access log that were lost; `None` where there is no such log.
     pub(super) log_dropped: Option<u64>,
-    /// How often the settings were read again, and how often they could not be.
+    /// How often all that a SIGHUP asks for was read, and how often something could not be.
     pub(super) reloads: [u64; 2],
-    /// Whether the last reading of the settings succeeded, and when that was, in seconds since 1970.
+    /// Whether all could be read the last time, and when it was, in seconds since 1970.
     pub(super) settings: (bool, f64),
 }
 
@@ -75,13 +76,12 @@ impl Metrics<'_> {
         unit: Option<Unit>,
         samples: impl IntoIterator<Item = (Labels<'l>, N)>,
     ) -> fmt::Result {
-        let kind = MetricType::Counter;
-        let mut encoder = self.0.encode_descriptor(name, help, unit.as_ref(), kind)?;
-        for (labels, value) in samples {
-            let mut sample = encoder.encode_family(&labels)?;
-            sample.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
-        }
-        Ok(())
+        self.family(
+            MetricType::Counter,
+            (name, help, unit),
+            samples,
+            |mut sample, value| sample.encode_counter::<NoLabelSet, _, u64>(value, None),
+        )
     }
 
     fn gauge<'l, N: EncodeGaugeValue>(
@@ -91,10 +91,24 @@ impl Metrics<'_> {
         unit: Option<Unit>,
         samples: impl IntoIterator<Item = (Labels<'l>, N)>,
     ) -> fmt::Result {
-        let kind = MetricType::Gauge;
+        self.family(
+            MetricType::Gauge,
+            (name, help, unit),
+            samples,
+            |mut sample, value| sample.encode_gauge(value),
+        )
+    }
+
+    fn family<'l, N>(
+        &mut self,
+        kind: MetricType,
+        (name, help, unit): (&str, &str, Option<Unit>),
+        samples: impl IntoIterator<Item = (Labels<'l>, N)>,
+        encode: impl Fn(MetricEncoder<'_>, &N) -> fmt::Result,
+    ) -> fmt::Result {
         let mut encoder = self.0.encode_descriptor(name, help, unit.as_ref(), kind)?;
         for (labels, value) in samples {
-            encoder.encode_family(&labels)?.encode_gauge(&value)?;
+            encode(encoder.encode_family(&labels)?, &value)?;
         }
         Ok(())
     }
@@ -240,9 +254,10 @@ impl Told {
         }
         let [succeeded, failed] = self.reloads;
         let reloads = labelled("result", [("ok", succeeded), ("failed", failed)]);
-        let help = "How often the settings were read again (SIGHUP)";
+        let help =
+            "How often the settings, error pages and the certificate were read again (SIGHUP)";
         metrics.counter("spliceport_config_reloads", help, None, reloads)?;
-        let help = "Whether the settings could be read the last time";
+        let help = "Whether all of that could be read the last time";
         let (successful, at) = self.settings;
         let successful = u64::from(successful);
         metrics.gauge(
@@ -251,7 +266,7 @@ impl Told {
             None,
             one(successful),
         )?;
-        let help = "When the settings that hold were read, since 1970";
+        let help = "When all of it was read, since 1970";
         let name = "spliceport_config_last_reload_success_timestamp";
         metrics.gauge(name, help, Some(Unit::Seconds), one(at))
     }
