@@ -2,16 +2,23 @@
 
 mod support;
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::thread;
 
+use rustix::fs::{CWD, FileType, Mode, inotify, mknodat};
+use rustix::io::Errno;
 use support::*;
 
 on_both_backends! {
     never_leaves_the_directory,
     follows_links_inside_only,
     sends_regular_files_only,
+    opens_regular_files_only,
+    needs_no_proc,
     needs_no_openat2,
     answers_directories_with_their_index,
 }
@@ -110,11 +117,11 @@ fn follows_links_inside_only(backend: &str) {
 fn sends_regular_files_only(backend: &str) {
     let dir = directory(&[("a", b"hello"), ("d/a", b"")]);
     let fifo = dir.path().join("fifo");
-    let mode = rustix::fs::Mode::from_raw_mode(0o644);
-    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let mode = Mode::from_raw_mode(0o644);
+    mknodat(CWD, &fifo, FileType::Fifo, mode, 0).unwrap();
     fs::create_dir(dir.path().join("e")).unwrap();
     fs::rename(&fifo, dir.path().join("e/index.html")).unwrap();
-    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    mknodat(CWD, &fifo, FileType::Fifo, mode, 0).unwrap();
     let socket = dir.path().join("socket");
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let server = Server::start(backend, dir.path());
@@ -129,6 +136,94 @@ fn sends_regular_files_only(backend: &str) {
         assert_eq!(server.get("/closed", "").status, 403);
     }
     assert_eq!(server.get("/a", "").status, 200);
+}
+
+/// Makes a FIFO, and watches it: who opens it, at either end, is an event.
+fn watched_fifo(path: &Path) -> OwnedFd {
+    mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o666), 0).unwrap();
+    let watch = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
+    inotify::add_watch(&watch, path, inotify::WatchFlags::OPEN).unwrap();
+    watch
+}
+
+fn assert_unopened(watch: &OwnedFd, who: &str) {
+    let seen = rustix::io::read(watch, &mut [0; 1024][..]);
+    assert_eq!(seen, Err(Errno::AGAIN), "{who} opened it");
+}
+
+/// To open a FIFO, be it for a moment, is to wake who waits at its other end.
+fn opens_regular_files_only(backend: &str) {
+    let dir = directory(&[("a", b"hello")]);
+    let path = dir.path().join("fifo");
+    let watch = watched_fifo(&path);
+    let open = |server: &Server, who: &str| {
+        assert_eq!(server.get("/fifo", "").status, 404);
+        assert_eq!(server.get("/fifo/", "").status, 404);
+        assert_eq!(server.get("/a", "").body, b"hello");
+        assert_unopened(&watch, who);
+    };
+    let writer = {
+        let path = path.clone();
+        thread::spawn(move || fs::OpenOptions::new().write(true).open(path).map(drop))
+    };
+    open(&Server::start(backend, dir.path()), "the server");
+    let more = ["--sandbox", "required", "--precompressed"];
+    open(&Server::with(backend, dir.path(), &more), "in the sandbox");
+    let (root, name) = (dir.path().to_owned(), backend.to_owned());
+    let server = thread::spawn(move || {
+        deny(libc::SYS_openat2, libc::ENOSYS);
+        Server::start(&name, &root)
+    });
+    open(&server.join().unwrap(), "the walk");
+    assert!(!writer.is_finished());
+    let reader = File::open(&path).unwrap();
+    writer.join().unwrap().unwrap();
+    drop(reader);
+}
+
+/// Files are opened by their names then, once it is known that they are files.
+fn needs_no_proc(backend: &str) {
+    let dir = directory(&[("a", b"hello"), ("d/index.html", b"index")]);
+    let watch = watched_fifo(&dir.path().join("fifo"));
+    for openat2 in [true, false] {
+        let mut command = program(&["serve", "--backend", backend, "--threads", "1"]);
+        command.args(["--listen", "127.0.0.1:0"]).arg(dir.path());
+        // SAFETY: between fork and exec only system calls are made.
+        unsafe { command.pre_exec(hide_proc) };
+        if !openat2 {
+            deny_in(&mut command, &[libc::SYS_openat2], libc::ENOSYS);
+        }
+        if !rustix::process::geteuid().is_root() {
+            return eprintln!("not run: to hide /proc takes root");
+        }
+        let server = Server::running(backend, command);
+        for (target, body) in [("/a", "hello"), ("/d/", "index")] {
+            assert_eq!(server.get(target, "").body, body.as_bytes());
+        }
+        assert_eq!(server.get("/fifo", "").status, 404);
+        assert_unopened(&watch, "the server");
+    }
+}
+
+/// Puts an empty directory over /proc, for this process.
+fn hide_proc() -> std::io::Result<()> {
+    let none = c"none".as_ptr();
+    let private = libc::MS_REC | libc::MS_PRIVATE;
+    // SAFETY: the strings are constants.
+    let hidden = unsafe {
+        libc::unshare(libc::CLONE_NEWNS) == 0
+            && libc::mount(none, c"/".as_ptr(), none, private, std::ptr::null()) == 0
+            && libc::mount(
+                none,
+                c"/proc".as_ptr(),
+                c"tmpfs".as_ptr(),
+                0,
+                std::ptr::null(),
+            ) == 0
+    };
+    hidden
+        .then_some(())
+        .ok_or_else(std::io::Error::last_os_error)
 }
 
 /// As a seccomp profile does that is older than the call. (The ring opens without the system

@@ -694,8 +694,8 @@ pub(crate) fn open_cached(open: &crate::op::Open) -> Option<OwnedFd> {
     let dir = open.dir.as_ref()?;
     let local = matches!(dir.filesystem(), Filesystem::Memory | Filesystem::Local);
     let creates = libc::O_CREAT | libc::O_TRUNC | (libc::O_TMPFILE & !libc::O_DIRECTORY);
-    // Nor may a FIFO make it wait for its other end.
-    let waits = open.flags & libc::O_NONBLOCK == 0;
+    // Nor may a FIFO make it wait for its other end: `O_PATH` opens none.
+    let waits = open.flags & (libc::O_NONBLOCK | libc::O_PATH) == 0;
     if !local || !open.beneath || waits || open.flags & creates != 0 {
         return None;
     }

@@ -2,25 +2,31 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::fs::{self, Mode, OFlags, ResolveFlags};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
 
 use crate::proactor::{Callback, Fd, Filesystem, Handle, Op, Open, Output};
 
 use super::worker;
 
-/// A FIFO doesn't make the opening wait, a terminal doesn't become ours.
+/// How what may be opened is: a terminal doesn't become ours, and a lease that somebody else has
+/// on a file doesn't make the opening wait.
 const FLAGS: OFlags = OFlags::RDONLY
     .union(OFlags::NONBLOCK)
     .union(OFlags::NOCTTY)
     .union(OFlags::CLOEXEC);
 
+/// Finds what is there, and opens nothing yet: to open a FIFO wakes who waits at its other end, and
+/// a device may do anything.
+const FIND: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
+
 /// How often an opening is tried again that was disturbed by renames on its way.
 const TRIES: u32 = 4;
 
-/// Opens `path` below `dir` without keeping the loop waiting, and calls back once.
+/// Opens `path` below `dir` without keeping the loop waiting, and calls back once. A regular file is
+/// open for reading; all else is not opened but found (`O_PATH`).
 ///
 /// With openat2(2), links are followed as long as they stay below `dir`. Where it is refused
 /// (before Linux 5.6, or by a seccomp filter), a worker walks the path, and no link is followed.
@@ -30,47 +36,120 @@ pub(crate) fn open_beneath(
     path: CString,
     done: impl FnOnce(io::Result<Fd>) + 'static,
 ) {
-    attempt(proactor.clone(), dir.clone(), path, TRIES, done);
+    let opening = Opening {
+        proactor: proactor.clone(),
+        dir: dir.clone(),
+        path,
+        done,
+    };
+    opening.attempt(FIND, TRIES, Opening::found);
 }
 
-fn attempt(
+/// A path that is being opened, and who is told.
+struct Opening<F> {
     proactor: Handle,
     dir: Fd,
     path: CString,
-    tries: u32,
-    done: impl FnOnce(io::Result<Fd>) + 'static,
-) {
-    let open = Open {
-        dir: Some(dir.clone()),
-        path: path.clone(),
-        flags: FLAGS.bits() as i32,
-        mode: 0,
-        beneath: true,
-    };
-    let callback = Callback::once(move |proactor, completion| {
-        let proactor = proactor.handle();
-        match completion.result {
-            Ok(Output::Opened(fd)) => done(Ok(fd)),
-            Ok(other) => done(Err(unexpected(&other))),
-            Err(e) => match errno(&e) {
-                Some(Errno::NOSYS | Errno::PERM) => walk_on_worker(&proactor, dir, path, done),
-                Some(Errno::AGAIN) if tries > 1 => attempt(proactor, dir, path, tries - 1, done),
-                _ => done(Err(e)),
-            },
-        }
-    });
-    // Only a proactor that is going away refuses; nobody waits for the file any more.
-    drop(proactor.submit(Op::Open(open), callback));
+    done: F,
 }
 
-fn walk_on_worker(
-    proactor: &Handle,
-    dir: Fd,
-    path: CString,
-    done: impl FnOnce(io::Result<Fd>) + 'static,
-) {
-    let work = move || walk(&dir, path.as_bytes());
-    worker::run(proactor, work, |fd| done(fd.map(Fd::new)));
+impl<F: FnOnce(io::Result<Fd>) + 'static> Opening<F> {
+    /// By openat2(2), with these flags; what comes of it goes to `next`.
+    fn attempt(self, flags: OFlags, tries: u32, next: fn(Self, Fd)) {
+        let open = Open {
+            dir: Some(self.dir.clone()),
+            path: self.path.clone(),
+            flags: flags.bits() as i32,
+            mode: 0,
+            beneath: true,
+        };
+        let proactor = self.proactor.clone();
+        let callback = Callback::once(move |_, completion| match completion.result {
+            Ok(Output::Opened(fd)) => next(self, fd),
+            Ok(other) => (self.done)(Err(unexpected(&other))),
+            Err(e) => match errno(&e) {
+                Some(Errno::NOSYS | Errno::PERM) => self.walk(),
+                Some(Errno::AGAIN) if tries > 1 => self.attempt(flags, tries - 1, next),
+                _ => (self.done)(Err(e)),
+            },
+        });
+        // Only a proactor that is going away refuses; nobody waits for the file any more.
+        drop(proactor.submit(Op::Open(open), callback));
+    }
+
+    /// Opens what was found, if it is a regular file.
+    fn found(self, found: Fd) {
+        if is_near(&self.dir, &found) {
+            let entered = enter(&found);
+            return self.entered(found, entered);
+        }
+        let proactor = self.proactor.clone();
+        let asked = found.clone();
+        worker::run(
+            &proactor,
+            move || enter(&asked),
+            |entered| self.entered(found, entered),
+        );
+    }
+
+    fn entered(self, found: Fd, entered: io::Result<Option<OwnedFd>>) {
+        match entered {
+            Ok(Some(fd)) => (self.done)(Ok(Fd::new(fd))),
+            Ok(None) => (self.done)(Ok(found)),
+            // No /proc, say. It was a regular file, and its name leads to it still; if it must not
+            // be read, this says so.
+            Err(_) => self.attempt(FLAGS, TRIES, |opening, fd| (opening.done)(Ok(fd))),
+        }
+    }
+
+    fn walk(self) {
+        let Opening {
+            proactor,
+            dir,
+            path,
+            done,
+        } = self;
+        let work = move || {
+            let path = path.as_bytes();
+            let found = walk(&dir, path, FIND)?;
+            match enter(&found) {
+                Ok(entered) => Ok(entered.unwrap_or(found)),
+                Err(_) => walk(&dir, path, FLAGS),
+            }
+        };
+        worker::run(&proactor, work, |fd| done(fd.map(Fd::new)));
+    }
+}
+
+/// Whether opening what was found keeps nobody waiting: it is in memory, or on the disk of this
+/// machine where the directory is. A file system's own open may wait (FUSE's and networks' do), and
+/// so may fstat(2), but not this.
+fn is_near(dir: &Fd, found: &Fd) -> bool {
+    if !matches!(dir.filesystem(), Filesystem::Memory | Filesystem::Local) {
+        return false;
+    }
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    match (
+        dir.identity(),
+        fs::statx(found, c"", flags, StatxFlags::TYPE),
+    ) {
+        (Ok((device, _)), Ok(stat)) => {
+            device == fs::makedev(stat.stx_dev_major, stat.stx_dev_minor)
+        }
+        _ => false,
+    }
+}
+
+/// Opens a regular file that was found, through its descriptor: whatever its name leads to by now.
+/// `None` if it is something else.
+pub(crate) fn enter(found: impl AsFd) -> io::Result<Option<OwnedFd>> {
+    let found = found.as_fd();
+    if kind(found)? != FileType::RegularFile {
+        return Ok(None);
+    }
+    let path = format!("/proc/self/fd/{}", found.as_raw_fd());
+    // Not open(2), which the sandbox's filter doesn't know.
+    Ok(Some(fs::openat(fs::CWD, path, FLAGS, Mode::empty())?))
 }
 
 fn unexpected(output: &Output) -> io::Error {
@@ -79,11 +158,11 @@ fn unexpected(output: &Output) -> io::Error {
 
 /// Opens `path` below `dir` name by name, each from the descriptor of the one before, so that no
 /// rename on the way changes what is walked. Links are refused (`ELOOP`).
-fn walk(dir: &Fd, path: &[u8]) -> io::Result<OwnedFd> {
-    let through = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let (path, last_flags) = match path.strip_suffix(b"/") {
-        Some(path) => (path, FLAGS | OFlags::DIRECTORY | OFlags::NOFOLLOW),
-        None => (path, FLAGS | OFlags::NOFOLLOW),
+fn walk(dir: &Fd, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
+    let through = FIND | OFlags::NOFOLLOW | OFlags::DIRECTORY;
+    let (path, flags) = match path.strip_suffix(b"/") {
+        Some(path) => (path, flags | OFlags::DIRECTORY | OFlags::NOFOLLOW),
+        None => (path, flags | OFlags::NOFOLLOW),
     };
     let (parents, last) = match path.iter().rposition(|b| *b == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),
@@ -93,7 +172,16 @@ fn walk(dir: &Fd, path: &[u8]) -> io::Result<OwnedFd> {
     for name in parents.split(|b| *b == b'/').filter(|n| !n.is_empty()) {
         at = Some(step(dir, at.as_ref(), name, through)?);
     }
-    step(dir, at.as_ref(), last, last_flags)
+    let last = step(dir, at.as_ref(), last, flags)?;
+    // What opens nothing finds the link itself.
+    match flags.contains(OFlags::PATH) && kind(&last)? == FileType::Symlink {
+        true => Err(Errno::LOOP.into()),
+        false => Ok(last),
+    }
+}
+
+fn kind(fd: impl AsFd) -> io::Result<FileType> {
+    Ok(FileType::from_raw_mode(fs::fstat(fd)?.st_mode))
 }
 
 /// Opens the directory at `path` below `root`, or `root` itself where the path is empty, as
@@ -112,7 +200,7 @@ pub(super) fn open_directory(root: &Fd, path: &[u8]) -> io::Result<OwnedFd> {
                 tries -= 1;
                 continue;
             }
-            Err(Errno::NOSYS | Errno::PERM) => walk(root, &[path, b"/"].concat()),
+            Err(Errno::NOSYS | Errno::PERM) => walk(root, path, flags | OFlags::DIRECTORY),
             Err(e) => Err(e.into()),
         };
     }
@@ -176,24 +264,66 @@ mod tests {
         let dir = Fd::new(File::open(&root).unwrap());
 
         let mut text = String::new();
-        let file = walk(&dir, b"a/b/file").unwrap();
+        let file = walk(&dir, b"a/b/file", FLAGS).unwrap();
         File::from(file).read_to_string(&mut text).unwrap();
         assert_eq!(text, "content");
-        assert!(walk(&dir, b"a/b").is_ok());
-        assert!(walk(&dir, b"a/b/").is_ok());
-        assert!(walk(&dir, b".").is_ok());
-        for (path, error) in [
-            ("a/none", Errno::NOENT),
-            ("a/b/file/", Errno::NOTDIR),
-            ("a/b/file/x", Errno::NOTDIR),
-            ("a/link/file", Errno::NOTDIR),
-            ("a/out", Errno::LOOP),
-            ("a/inside", Errno::LOOP),
-            ("..", Errno::XDEV),
-            ("a/../../secret", Errno::XDEV),
-        ] {
-            let refused = walk(&dir, path.as_bytes()).unwrap_err();
-            assert_eq!(errno(&refused), Some(error), "{path}");
+        for flags in [FLAGS, FIND] {
+            for path in ["a/b/file", "a/b", "a/b/", "."] {
+                assert!(walk(&dir, path.as_bytes(), flags).is_ok(), "{path}");
+            }
+            for (path, error) in [
+                ("a/none", Errno::NOENT),
+                ("a/b/file/", Errno::NOTDIR),
+                ("a/b/file/x", Errno::NOTDIR),
+                ("a/link/file", Errno::NOTDIR),
+                ("a/out", Errno::LOOP),
+                ("a/inside", Errno::LOOP),
+                ("..", Errno::XDEV),
+                ("a/../../secret", Errno::XDEV),
+            ] {
+                let refused = walk(&dir, path.as_bytes(), flags).unwrap_err();
+                assert_eq!(errno(&refused), Some(error), "{path}");
+            }
         }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "openat(2)")]
+    fn enters_what_was_found_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "content").unwrap();
+        let file = fs::openat(fs::CWD, &path, FIND, Mode::empty()).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        fs::mknodat(
+            fs::CWD,
+            &path,
+            FileType::Fifo,
+            Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+
+        let mut text = String::new();
+        let file = enter(file).unwrap().expect("a regular file");
+        File::from(file).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "content");
+        for path in [path.as_path(), dir.path(), "/dev/null".as_ref()] {
+            let found = fs::openat(fs::CWD, path, FIND, Mode::empty()).unwrap();
+            assert!(enter(found).unwrap().is_none(), "{path:?}");
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "statx(2)")]
+    fn knows_what_is_near() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "content").unwrap();
+        let found = |path| Fd::new(fs::openat(fs::CWD, path, FIND, Mode::empty()).unwrap());
+        let root = Fd::new(File::open(dir.path()).unwrap());
+        let known = matches!(root.filesystem(), Filesystem::Memory | Filesystem::Local);
+        assert_eq!(is_near(&root, &found(path.as_path())), known);
+        assert!(!is_near(&root, &found("/proc/self/stat".as_ref())));
     }
 }
