@@ -44,21 +44,52 @@ impl Report {
     }
 }
 
-fn start(server: &Server, path: &str, connections: usize, time: Duration) -> io::Result<Helper> {
+/// What is asked for: a path, or one for each of many files, with `*` for their numbers.
+#[derive(Clone, Copy)]
+pub struct Files<'a> {
+    pub path: &'a str,
+    pub count: u64,
+}
+
+impl<'a> From<&'a str> for Files<'a> {
+    fn from(path: &'a str) -> Files<'a> {
+        Files { path, count: 1 }
+    }
+}
+
+fn start(
+    server: &Server,
+    files: Files<'_>,
+    connections: usize,
+    warm: Duration,
+    time: Duration,
+) -> io::Result<Helper> {
     let numbers = [
         connections as u128,
-        time.as_millis() / 8,
+        warm.as_millis(),
         time.as_millis(),
         u128::from(server.id()),
+        u128::from(files.count),
     ];
-    let mut args = vec![server.address.to_string(), path.to_owned()];
+    let mut args = vec![server.address.to_string(), files.path.to_owned()];
     args.extend(numbers.iter().map(u128::to_string));
     Helper::start(ROLE, &args)
 }
 
-/// Runs a load and waits for its end.
+/// Runs a load, which warms up for an eighth of its time, and waits for its end.
 pub fn run(server: &Server, path: &str, connections: usize, time: Duration) -> io::Result<Report> {
-    let report: Report = start(server, path, connections, time)?.finish()?;
+    run_after(server, path.into(), connections, time / 8, time)
+}
+
+/// Runs a load for a while to warm up and a while to count, and waits for its end.
+pub fn run_after(
+    server: &Server,
+    files: Files<'_>,
+    connections: usize,
+    warm: Duration,
+    time: Duration,
+) -> io::Result<Report> {
+    let report: Report = start(server, files, connections, warm, time)?.finish()?;
     if report.requests == 0 {
         let what = format!("{} answered nothing in {time:?}", server.name);
         return Err(io::Error::new(io::ErrorKind::TimedOut, what));
@@ -79,33 +110,37 @@ pub fn run_or_nothing(server: &Server, path: &str, connections: usize, time: Dur
 }
 
 /// System calls of the server for a request, from a run of its own.
-pub fn system_calls(server: &Server, path: &str, connections: usize) -> Option<f64> {
+pub fn system_calls(server: &Server, files: Files<'_>, connections: usize) -> Option<f64> {
     let time = Duration::from_millis(500);
-    let load = start(server, path, connections, time).ok()?;
+    let load = start(server, files, connections, time / 8, time).ok()?;
     std::thread::sleep(Duration::from_millis(180));
     let rate = measure::system_calls(server.id(), Duration::from_millis(200));
     let report: Report = load.finish().ok()?;
     Some(rate? / report.requests_per_second())
 }
 
-/// The role: `ADDRESS PATH CONNECTIONS WARM TIME PID`, times in milliseconds.
+/// The role: `ADDRESS PATH CONNECTIONS WARM TIME PID FILES`, times in milliseconds.
 pub fn role(args: &[String]) -> io::Result<Report> {
-    let what = "ADDRESS PATH CONNECTIONS WARM TIME PID";
+    let what = "ADDRESS PATH CONNECTIONS WARM TIME PID FILES";
     let usage = || io::Error::new(io::ErrorKind::InvalidInput, what);
     let [address, path, numbers @ ..] = args else {
         return Err(usage());
     };
     let numbers: Vec<u64> = numbers.iter().filter_map(|n| n.parse().ok()).collect();
-    let [connections, warm, time, pid] = numbers[..] else {
+    let [connections, warm, time, pid, files] = numbers[..] else {
         return Err(usage());
     };
     let address = address.parse().map_err(|_| usage())?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").into_bytes();
+    let request = |number: u64| {
+        let path = path.replace('*', &number.to_string());
+        format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").into_bytes()
+    };
     let mut load = Load {
-        length: response_length(address, &request)?,
+        length: response_length(address, &request(0))?,
         clients: Clients::connect(address, connections as usize)?,
         under_way: vec![(0, Instant::now()); connections as usize],
-        request,
+        requests: (0..files.max(1)).map(request).collect(),
+        chance: 1,
     };
     for index in 0..load.under_way.len() {
         load.ask(index)?;
@@ -115,7 +150,10 @@ pub fn role(args: &[String]) -> io::Result<Report> {
 }
 
 struct Load {
-    request: Vec<u8>,
+    /// One for each file.
+    requests: Vec<Vec<u8>>,
+    /// The state of the numbers that choose among them.
+    chance: u64,
     /// Of each response, with its head.
     length: u64,
     clients: Clients,
@@ -125,8 +163,13 @@ struct Load {
 
 impl Load {
     fn ask(&mut self, index: usize) -> io::Result<()> {
+        // Marsaglia's xorshift: any of the files, as likely as each other.
+        self.chance ^= self.chance << 13;
+        self.chance ^= self.chance >> 7;
+        self.chance ^= self.chance << 17;
+        let request = &self.requests[(self.chance % self.requests.len() as u64) as usize];
         self.under_way[index] = (self.length, Instant::now());
-        self.clients.streams[index].write_all(&self.request)
+        self.clients.streams[index].write_all(request)
     }
 
     fn count(&mut self, time: Duration, server: Option<u32>) -> io::Result<Report> {

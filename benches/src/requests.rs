@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::child::Server;
-use crate::load::{self, Report};
+use crate::load::{self, Files, Report};
 use crate::measure::{self, LOAD_CORE, Spread};
 use crate::peers;
 use crate::report;
@@ -23,6 +23,9 @@ pub struct Row {
     pub server: String,
     pub size: u64,
     pub connections: usize,
+    /// Of which each request asks for any.
+    #[serde(default = "one_file")]
+    pub files: u64,
     pub requests_per_second: Spread,
     pub gigabytes_per_second: f64,
     pub cpu_micros_per_request: Spread,
@@ -44,6 +47,7 @@ pub struct Row {
 struct Cell {
     size: u64,
     connections: usize,
+    files: u64,
     /// The system calls and wrk too.
     deep: bool,
 }
@@ -65,6 +69,7 @@ fn cells(quick: bool) -> Vec<Cell> {
     let cell = |size, connections| Cell {
         size: size << 10,
         connections,
+        files: 1,
         deep: connections == 64 && (size == 1 || size == 128 && !quick),
     };
     let of = |(size, connections): &(u64, &'static [usize])| {
@@ -73,6 +78,23 @@ fn cells(quick: bool) -> Vec<Cell> {
     };
     plan.iter().flat_map(of).collect()
 }
+
+/// What the figures of earlier runs are of.
+fn one_file() -> u64 {
+    1
+}
+
+/// What a cell is called.
+pub fn title(size: u64, connections: usize, files: u64) -> String {
+    let what = format!("{}, {connections} connections", report::size(size));
+    match files {
+        1 => what,
+        _ => format!("{what}, any of {files} files"),
+    }
+}
+
+/// Before this isn't counted, caches fill and queues grow.
+const WARM: Duration = Duration::from_millis(100);
 
 /// Runs it.
 pub fn run(options: &Options) -> Result<Figures<Row>, Box<dyn Error>> {
@@ -103,7 +125,39 @@ pub fn run(options: &Options) -> Result<Figures<Row>, Box<dyn Error>> {
             measure(&all, cell, rounds, time, &mut figures);
         }
     }
+    drop(servers);
+    let sizes: &[u64] = if options.quick { &[4] } else { &[4, 64] };
+    for size in sizes {
+        let cell = Cell {
+            size: size << 10,
+            connections: 64,
+            files: MANY,
+            deep: true,
+        };
+        many(options, &cell, rounds, time, &mut figures)?;
+    }
     Ok(figures)
+}
+
+/// More files than servers keep open: ours 256 by default, nginx 1000 with the `open_file_cache` that
+/// it gets here.
+const MANY: u64 = 10_000;
+
+/// The web servers with many files. The runtimes' small servers keep all of them open.
+fn many(
+    options: &Options,
+    cell: &Cell,
+    rounds: usize,
+    time: Duration,
+    figures: &mut Figures<Row>,
+) -> Result<(), Box<dyn Error>> {
+    let scratch = Scratch::new("many")?;
+    scratch.many(cell.files, cell.size)?;
+    let (files, state) = (scratch.files(), scratch.state());
+    let (servers, _) = web::start_all(&files, &state, options, web::usual)?;
+    let servers: Vec<&Server> = servers.iter().collect();
+    measure(&servers, cell, rounds, time, figures);
+    Ok(())
 }
 
 fn name(size: u64) -> String {
@@ -121,15 +175,23 @@ fn measure(
     let Cell {
         size,
         connections,
+        files,
         deep,
     } = *cell;
-    let path = format!("/{}", name(size));
+    let path = match files {
+        1 => format!("/{}", name(size)),
+        _ => "/*.bin".to_owned(),
+    };
+    let asked = Files {
+        path: &path,
+        count: files,
+    };
     for server in servers {
         measure::reset_peak(server.id());
     }
-    let what = format!("{}, {connections} connections", report::size(size));
+    let what = title(size, connections, files);
     let samples = interleave(servers, rounds, &what, figures, |server| {
-        load::run(server, &path, connections, time)
+        load::run_after(server, asked, connections, WARM, time)
     });
     println!("\n{what}");
     println!(
@@ -157,8 +219,10 @@ fn measure(
         }
         let mut row = row(&server.name, cell, samples);
         if deep {
-            row.system_calls_per_request = load::system_calls(server, &path, connections);
-            row.wrk_requests_per_second = wrk(server, &path, connections);
+            row.system_calls_per_request = load::system_calls(server, asked, connections);
+            if files == 1 {
+                row.wrk_requests_per_second = wrk(server, &path, connections);
+            }
         }
         print(&row);
         figures.rows.push(row);
@@ -171,6 +235,7 @@ fn row(server: &str, cell: &Cell, samples: &[Report]) -> Row {
         server: server.to_owned(),
         size: cell.size,
         connections: cell.connections,
+        files: cell.files,
         requests_per_second: spread(&Report::requests_per_second),
         gigabytes_per_second: spread(&Report::gigabytes_per_second).median,
         cpu_micros_per_request: spread(&Report::cpu_micros_per_request),

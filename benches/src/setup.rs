@@ -226,6 +226,21 @@ impl Scratch {
         self.0.join("state")
     }
 
+    /// So many files in `files`, `0.bin` and on, in the page cache and on the disk.
+    pub fn many(&self, count: u64, size: u64) -> io::Result<()> {
+        let content = vec![b'x'; size as usize];
+        for number in 0..count {
+            fs::write(self.files().join(format!("{number}.bin")), &content)?;
+        }
+        // What is being written back would be in the way.
+        let directory = fs::File::open(self.files())?;
+        // SAFETY: takes a descriptor, and touches no memory.
+        match unsafe { libc::syncfs(std::os::fd::AsRawFd::as_raw_fd(&directory)) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// A file in `files`, of so many bytes, in the page cache and on the disk.
     pub fn file(&self, name: &str, size: u64) -> io::Result<PathBuf> {
         let path = self.files().join(name);

@@ -62,7 +62,7 @@ fn requests<'a>(
     size: u64,
     connections: usize,
 ) -> Option<&'a requests::Row> {
-    let mut rows = all.requests.rows.iter();
+    let mut rows = all.requests.rows.iter().filter(|r| r.files == 1);
     rows.find(|r| r.server == server && r.size == size && r.connections == connections)
 }
 

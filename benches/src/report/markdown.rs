@@ -173,14 +173,10 @@ fn write_requests(text: &mut String, figures: &Figures<requests::Row>) {
         return;
     }
     line(text, "\n## Request and response\n");
-    let same =
-        |a: &requests::Row, b: &requests::Row| (a.size, a.connections) == (b.size, b.connections);
+    let title = |r: &requests::Row| requests::title(r.size, r.connections, r.files);
+    let same = |a: &requests::Row, b: &requests::Row| title(a) == title(b);
     for cell in figures.rows.chunk_by(same) {
-        let of = format!(
-            "{}, {} connections",
-            size(cell[0].size),
-            cell[0].connections
-        );
+        let of = title(&cell[0]);
         line(text, &format!("\n### {of}\n"));
         head(
             text,

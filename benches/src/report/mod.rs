@@ -83,7 +83,8 @@ impl All {
         if lines(dir, name, "GB/s", &figures)? {
             plots.push(name);
         }
-        let many = self.requests.rows.iter().filter(|r| r.connections == 64);
+        let many = self.requests.rows.iter();
+        let many = many.filter(|r| r.connections == 64 && r.files == 1);
         let figures: Vec<(&str, u64, f64)> = many
             .filter(|r| r.size <= 128 << 10)
             .map(|r| (r.server.as_str(), r.size, r.cpu_micros_per_request.median))
