@@ -48,7 +48,6 @@ impl Routes {
         self.0 |= 1 << route as u8;
     }
 
-    #[cfg(feature = "cli")]
     pub(crate) fn insert_all(&mut self, routes: Routes) {
         self.0 |= routes.0;
     }

@@ -21,6 +21,8 @@ pub struct SendOptions {
     pub(crate) progress: Option<Progress>,
     pub(crate) keep_connection: bool,
     pub(crate) write_weight: Option<usize>,
+    /// Some of it was sent before it is queued: the peer waits for the rest.
+    pub(crate) begun: bool,
 }
 
 impl SendOptions {

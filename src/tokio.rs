@@ -157,11 +157,10 @@ pub async fn send_file_after<S>(
 where
     S: AsyncWrite + AsFd + Unpin,
 {
-    let request = sender.send_file(stream.get_ref(), file, range);
     stream.flush().await.map_err(|error| SendError {
         sent: 0,
         end: End::PeerGone,
         error,
     })?;
-    request.await
+    sender.send_file(stream.get_ref(), file, range).await
 }

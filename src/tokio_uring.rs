@@ -28,9 +28,8 @@
 //! `File` or a stream that is dropped during a send is closed by tokio-uring at once; the send has
 //! its own duplicates.
 
-use std::io;
 use std::ops::RangeBounds;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
 use ::tokio_uring::fs::File;
 use ::tokio_uring::net::{TcpStream, UnixStream};
@@ -52,26 +51,32 @@ impl Stream for TcpStream {}
 impl Stream for UnixStream {}
 
 /// As [`FileSender::send_file`], with tokio-uring's types.
-pub fn send_file(
+pub fn send_file<'s>(
     sender: &FileSender,
-    stream: &impl Stream,
+    stream: &'s impl Stream,
     file: &File,
     range: impl RangeBounds<u64>,
-) -> SendRequest {
-    let source = duplicate(file).map(|file| Source::file(file, range));
-    sender.send_owned(duplicate(stream), source)
+) -> SendRequest<'s> {
+    let file = borrowed(file).try_clone_to_owned();
+    let source = file.map(|file| Source::file(file, range));
+    SendRequest::new(sender.clone(), borrowed(stream), source)
 }
 
 /// As [`FileSender::send`], with tokio-uring's streams.
-pub fn send(sender: &FileSender, stream: &impl Stream, source: impl Into<Source>) -> SendRequest {
-    sender.send_owned(duplicate(stream), Ok(source.into()))
+pub fn send<'s>(
+    sender: &FileSender,
+    stream: &'s impl Stream,
+    source: impl Into<Source>,
+) -> SendRequest<'s> {
+    SendRequest::new(sender.clone(), borrowed(stream), Ok(source.into()))
 }
 
 /// tokio-uring's types own their descriptors, but lend them as numbers only.
-fn duplicate(of: &impl sealed::Sealed) -> io::Result<OwnedFd> {
+fn borrowed(of: &impl sealed::Sealed) -> BorrowedFd<'_> {
     // SAFETY: the trait is implemented for types alone that own an open descriptor until they are
     // dropped or consumed, and the reference outlives the borrowed descriptor.
     #[allow(unsafe_code)]
-    let fd = unsafe { BorrowedFd::borrow_raw(of.as_raw_fd()) };
-    fd.try_clone_to_owned()
+    unsafe {
+        BorrowedFd::borrow_raw(of.as_raw_fd())
+    }
 }

@@ -6,6 +6,7 @@ mod common;
 use std::future::Future;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::thread::JoinHandle;
@@ -20,7 +21,7 @@ use common::{LIMIT, ROUTES, Record, assert_same, contents, file, read_all, read_
 use spliceport::proactor::{BackendChoice, Fd, Proactor, net};
 use spliceport::tokio::{Driver, send_file_after};
 use spliceport::{
-    End, FileSender, RouteChoice, SendError, SendOptions, Sending, Source, Transport,
+    End, FileSender, Route, RouteChoice, SendError, SendOptions, Sending, Source, Transport,
     TransportOptions,
 };
 
@@ -139,6 +140,13 @@ fn held(wanted: &std::path::Path) -> usize {
         .count()
 }
 
+/// A file that is memory: cached, whatever the file system of the others.
+fn memory(offset: u64, len: usize) -> std::fs::File {
+    let mut file = common::kernel::memory_file();
+    file.write_all(&contents(offset, len)).unwrap();
+    file
+}
+
 everywhere! {
     async fn c6_prefix_file_suffix(sender: FileSender) {
         let data = file(300_016);
@@ -207,6 +215,111 @@ everywhere! {
         drop(stream);
         let expected: Vec<u8> = (0..4).flat_map(|n| contents(n * 1000, 200_000)).collect();
         assert_same(&joined(peer).await, &expected);
+    }
+
+    async fn c7_small_ones_keep_their_order_among_large_ones(sender: FileSender) {
+        let (stream, peer) = tight();
+        let data = Fd::new(memory(0, 400_000));
+        let lengths = [700, 90_000, 0, 300_000, 1, 60_000, 20_000, 200_000, 4096, 70_000];
+        let start = |(at, len): (usize, &u64)| {
+            let at = at as u64 * 1000;
+            let request = sender.send(&stream, Source::file(data.clone(), at..at + len));
+            request.header(format!("<{len}>")).start()
+        };
+        let sends: Vec<Sending> = lengths.iter().enumerate().map(start).collect();
+        let peer = read_all(peer);
+        let mut expected = Vec::new();
+        for (at, (sending, len)) in sends.into_iter().zip(lengths).enumerate() {
+            let header = format!("<{len}>");
+            assert_eq!(sending.await.unwrap(), len + header.len() as u64);
+            expected.extend_from_slice(header.as_bytes());
+            expected.extend_from_slice(&contents(at as u64 * 1000, len as usize));
+        }
+        drop(stream);
+        assert_same(&joined(peer).await, &expected);
+    }
+
+    async fn c7_threads_dont_mix_their_sends(sender: FileSender) {
+        const LEN: usize = 50_000;
+        let (stream, peer) = tight();
+        let peer = read_all(peer);
+        let stream = std::sync::Arc::new(stream);
+        let start = |n: usize| {
+            let (sender, stream) = (sender.clone(), std::sync::Arc::clone(&stream));
+            let data = Fd::new(memory(n as u64 * 1_000_000, LEN));
+            std::thread::spawn(move || {
+                let start = |_| sender.send(&stream, Source::file(data.clone(), ..)).start();
+                (0..20).map(start).collect::<Vec<Sending>>()
+            })
+        };
+        let threads: Vec<_> = (0..3).map(start).collect();
+        for thread in threads {
+            for sending in joined(thread).await {
+                assert_eq!(sending.await.unwrap(), LEN as u64);
+            }
+        }
+        drop(stream);
+        let got = joined(peer).await;
+        assert_eq!(got.len(), 60 * LEN);
+        let whole: Vec<Vec<u8>> = (0..3).map(|n| contents(n * 1_000_000, LEN)).collect();
+        for piece in got.chunks(LEN) {
+            assert!(whole.iter().any(|w| w == piece), "sends were mixed");
+        }
+    }
+
+    async fn what_is_small_and_cached_leaves_at_once(sender: FileSender) {
+        let (stream, mut peer) = connection();
+        peer.set_read_timeout(Some(LIMIT)).unwrap();
+        let data = memory(0, 10_000);
+        for range in [0..10_000_u64, 5000..10_000] {
+            let len = (range.end - range.start) as usize;
+            let sending = sender.send_file(&stream, &data, range.clone()).header("head").start();
+            // No other task has run meanwhile, nor the loop in this runtime.
+            let mut got = vec![0; 4 + len];
+            peer.read_exact(&mut got).unwrap();
+            assert_same(&got, &[b"head", &contents(range.start, len)[..]].concat());
+            let outcome = sending.outcome().await;
+            assert_eq!((outcome.sent, outcome.end), (4 + len as u64, End::Complete));
+            assert!(outcome.routes.contains(Route::Sendfile));
+        }
+        let outcome = sender.send_file(&stream, &data, ..).start().outcome().await;
+        assert_eq!((outcome.sent, outcome.end), (10_000, End::EndOfFile));
+        assert_eq!(holders(&stream), 1);
+    }
+
+    async fn c28_what_has_begun_and_is_cancelled_takes_those_behind_it_along(sender: FileSender) {
+        let (stream, peer) = tight();
+        // More than there is room for, and little enough to begin at once.
+        let cut = sender.send_file(&stream, &memory(0, 128_000), ..).start();
+        let behind = sender.send(&stream, Source::bytes("behind it")).start();
+        cut.cancel();
+        let error = cut.await.unwrap_err();
+        assert_eq!(error.end, End::Cancelled);
+        assert!(error.sent > 0 && error.sent < 128_000, "{error}");
+        let behind = behind.await.unwrap_err();
+        assert_eq!((behind.end, behind.sent), (End::Cancelled, 0));
+        drop(stream);
+        let got = joined(read_all(peer)).await;
+        assert_same(&got, &contents(0, error.sent as usize));
+    }
+
+    async fn sends_that_are_over_at_once_let_others_run(sender: FileSender) {
+        let (stream, mut peer) = unix();
+        let data = Fd::new(memory(0, 50_000));
+        let mut waited = 0;
+        for _ in 0..22 {
+            let mut sending = sender.send(&stream, Source::file(data.clone(), ..)).start();
+            peer.read_exact(&mut [0; 50_000]).unwrap();
+            let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut sending).poll(cx)));
+            match first.await {
+                Poll::Ready(sent) => assert_eq!(sent.unwrap(), 50_000),
+                Poll::Pending => {
+                    waited += 1;
+                    assert_eq!(sending.await.unwrap(), 50_000);
+                }
+            }
+        }
+        assert_eq!(waited, 1, "once in a MiB");
     }
 
     async fn c12a_both_may_be_dropped_at_once(sender: FileSender) {

@@ -37,7 +37,9 @@ struct Inner {
 /// What was found in the page cache.
 struct Hot {
     range: Range<u64>,
-    turn: TurnId,
+    /// When some of it was looked at last: in which turn, if in one.
+    turn: Option<TurnId>,
+    seen: Instant,
     /// When all of it was looked at.
     since: Instant,
 }
@@ -235,6 +237,12 @@ impl Fd {
             })
     }
 
+    /// Takes over what is known of another's file system. For a file on the same device (stat(2)'s
+    /// `st_dev`), and while the other is open, so that the device is no other's.
+    pub fn is_on_filesystem_of(&self, other: &Fd) {
+        let _ = self.inner.filesystem.set(other.filesystem());
+    }
+
     /// Refuses a socket that direct calls would block on, for want of `MSG_DONTWAIT`.
     pub(crate) fn check_nonblocking(&self) -> io::Result<()> {
         if self.is_nonblocking() {
@@ -268,19 +276,18 @@ impl Fd {
     /// It looks at `ahead` bytes, if that is more: the answer costs some 5 µs per MiB.
     /// [`Residency::Hot`] is remembered for the turn of this thread's loop in which it was found,
     /// so that others who send the same file in that turn need not ask: what they were asked for had
-    /// been asked for before. In the turns of the next 20 ms, a look at a page in every 256 KiB
-    /// will do. The answer may be outdated by the time it is used: pages can be reclaimed.
+    /// been asked for before; outside of a loop, for a millisecond. In the turns of the next 20 ms,
+    /// a look at a page in every 256 KiB will do. The answer may be outdated by the time it is used: pages can be reclaimed.
     pub fn residency(&self, offset: u64, len: u64, ahead: u64) -> Residency {
         const HOLDS: Duration = Duration::from_millis(20);
+        const MOMENT: Duration = Duration::from_millis(1);
         if let Some(simulated) = sim::residency() {
             return simulated;
         }
         if self.filesystem() == Filesystem::Memory {
             return Residency::Hot;
         }
-        let Some(turn) = turn::current() else {
-            return sys::residency(self.as_fd(), offset, ahead.max(len));
-        };
+        let turn = turn::current();
         let mut hot = self.inner.hot.lock().unwrap_or_else(|e| e.into_inner());
         let now = crate::now();
         if let Some(hot) = &mut *hot
@@ -288,12 +295,16 @@ impl Fd {
             && offset.saturating_add(len) <= hot.range.end
             && now.saturating_duration_since(hot.since) < HOLDS
         {
-            if hot.turn == turn {
+            let just_seen = match turn {
+                Some(_) => hot.turn == turn,
+                None => now.saturating_duration_since(hot.seen) < MOMENT,
+            };
+            if just_seen {
                 return Residency::Hot;
             }
             let Range { start, end } = hot.range;
             if sys::still_resident(self.as_fd(), start, end - start) == Residency::Hot {
-                hot.turn = turn;
+                (hot.turn, hot.seen) = (turn, now);
                 return Residency::Hot;
             }
         }
@@ -304,6 +315,7 @@ impl Fd {
             *hot = Some(Hot {
                 range: offset..offset.saturating_add(ahead),
                 turn,
+                seen: now,
                 since: now,
             });
         }

@@ -11,6 +11,7 @@ use std::os::unix::net::SocketAddr as UnixAddr;
 use std::time::Duration;
 
 use crate::fd::Fd;
+use crate::op::SendFileEnd;
 use crate::{sim, sys};
 
 /// The address of a TCP or Unix socket.
@@ -355,7 +356,7 @@ fn set_option_to<T>(
 ///
 /// # Errors
 /// setsockopt(2)'s: `EOPNOTSUPP` where the socket isn't TCP.
-pub fn set_nodelay(socket: &Fd) -> io::Result<()> {
+pub fn set_nodelay(socket: impl AsFd) -> io::Result<()> {
     if sim::is_tcp() == Some(true) {
         return Ok(());
     }
@@ -366,7 +367,7 @@ pub fn set_nodelay(socket: &Fd) -> io::Result<()> {
 ///
 /// # Errors
 /// As [`set_nodelay`]'s.
-pub fn unset_nodelay(socket: &Fd) -> io::Result<()> {
+pub fn unset_nodelay(socket: impl AsFd) -> io::Result<()> {
     set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 0)
 }
 
@@ -374,7 +375,7 @@ pub fn unset_nodelay(socket: &Fd) -> io::Result<()> {
 ///
 /// # Errors
 /// getsockopt(2)'s: `EOPNOTSUPP` where the socket isn't TCP.
-pub fn nodelay(socket: &Fd) -> io::Result<bool> {
+pub fn nodelay(socket: impl AsFd) -> io::Result<bool> {
     get_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY).map(|value| value != 0)
 }
 
@@ -573,9 +574,75 @@ pub fn hold_back(socket: &Fd) -> bool {
 
 /// Pushes out what [`hold_back`], `MSG_MORE` and its kin have held back at a TCP socket, and changes
 /// no other setting: taking `TCP_CORK` off does that even where it isn't on (tcp(7)).
-pub fn push_out(socket: &Fd) {
+pub fn push_out(socket: impl AsFd) {
     sim::uncork(socket.as_fd());
     let _ = set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_CORK, 0);
+}
+
+/// What tells the socket (or file, or pipe) behind a descriptor from all others as long as it is
+/// open: as [`Fd::identity`].
+///
+/// # Errors
+/// fstat(2)'s.
+pub fn identity(fd: impl AsFd) -> io::Result<(u64, u64)> {
+    sys::stat(fd.as_fd()).map(|stat| (stat.st_dev, stat.st_ino))
+}
+
+/// Whether calls on a descriptor return instead of waiting (`O_NONBLOCK`), as far as can be told.
+pub fn is_nonblocking(fd: impl AsFd) -> bool {
+    sys::is_nonblocking(fd.as_fd()).unwrap_or(false)
+}
+
+/// Sends what there is room for now, on any thread; with `more`, the kernel may hold it back for what
+/// follows (send(2), `MSG_DONTWAIT`, `MSG_MORE`). No SIGPIPE comes of it.
+///
+/// # Errors
+/// send(2)'s; `WouldBlock` where there is no room.
+pub fn send_now(socket: impl AsFd, bytes: &[u8], more: bool) -> io::Result<usize> {
+    sys::send(socket.as_fd(), bytes, more)
+}
+
+/// Sends as much of a file as there is room for now, on any thread: one sendfile(2), which waits for
+/// the disk where the file is not cached, and for room on a socket that blocks. No SIGPIPE comes of
+/// it.
+///
+/// # Errors
+/// [`SendFileEnd::SocketFailed`], with `WouldBlock` where there is no room;
+/// [`SendFileEnd::SourceFailed`].
+pub fn send_file_now(
+    socket: impl AsFd,
+    file: &Fd,
+    offset: u64,
+    len: usize,
+) -> Result<usize, SendFileEnd> {
+    let _sigpipe = sys::SigpipeBlocked::new();
+    let sent = sys::sendfile(socket.as_fd(), file.as_fd(), Some(offset), len);
+    sent.map_err(|e| match e.raw_os_error() {
+        Some(errno) if errno == libc::EAGAIN || is_socket_error(errno) => {
+            SendFileEnd::SocketFailed(e)
+        }
+        _ => SendFileEnd::SourceFailed(e),
+    })
+}
+
+/// Errors of sendfile(2) that speak of the socket; the rest speak of the file.
+pub(crate) fn is_socket_error(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::EPIPE
+            | libc::ECONNRESET
+            | libc::ECONNABORTED
+            | libc::ECONNREFUSED
+            | libc::ENOTCONN
+            | libc::ESHUTDOWN
+            | libc::ETIMEDOUT
+            | libc::EHOSTUNREACH
+            | libc::ENETUNREACH
+            | libc::EHOSTDOWN
+            | libc::ENETDOWN
+            | libc::ENETRESET
+            | libc::ENOBUFS
+    )
 }
 
 /// A pair of connected Unix stream sockets, non-blocking and close-on-exec (socketpair(2)).

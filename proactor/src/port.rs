@@ -82,6 +82,11 @@ impl Port {
         true
     }
 
+    /// Whether the loop is gone.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn stop(&self) {
         self.stop.swap(true, Ordering::AcqRel);
         self.notify();

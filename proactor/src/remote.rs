@@ -29,6 +29,11 @@ impl Remote {
         }
     }
 
+    /// Whether the proactor no longer exists.
+    pub fn is_gone(&self) -> bool {
+        self.port.is_closed()
+    }
+
     /// Makes [`Proactor::run`] return, now or when it is called next.
     pub fn stop(&self) {
         self.port.stop();

@@ -1,6 +1,7 @@
 //! The calls through libc that both backends share. All `unsafe` of the crate is here, in
 //! `buf.rs`, and in the ring.
 
+use std::cell::Cell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -571,18 +572,28 @@ fn sigpipe() -> libc::sigset_t {
     }
 }
 
+thread_local! {
+    /// How many [`SigpipeBlocked`] there are on this thread, and whether it was blocked without.
+    static SIGPIPE: Cell<(usize, bool)> = const { Cell::new((0, false)) };
+}
+
 /// Keeps SIGPIPE from this thread while it lives: splice(2) and sendfile(2) raise it and know no
 /// `MSG_NOSIGNAL`. Whatever the process does with SIGPIPE elsewhere stays as it is.
 pub(crate) struct SigpipeBlocked {
-    before: libc::sigset_t,
     /// The mask belongs to a thread.
     _here: std::marker::PhantomData<*const ()>,
 }
 
 impl SigpipeBlocked {
     pub(crate) fn new() -> SigpipeBlocked {
+        let (others, mut before) = SIGPIPE.get();
+        if others == 0 {
+            let mask = block(&sigpipe());
+            // SAFETY: reads a filled set on this stack frame.
+            before = unsafe { libc::sigismember(&raw const mask, libc::SIGPIPE) } == 1;
+        }
+        SIGPIPE.set((others + 1, before));
         SigpipeBlocked {
-            before: block(&sigpipe()),
             _here: std::marker::PhantomData,
         }
     }
@@ -590,6 +601,11 @@ impl SigpipeBlocked {
 
 impl Drop for SigpipeBlocked {
     fn drop(&mut self) {
+        let (count, before) = SIGPIPE.get();
+        SIGPIPE.set((count - 1, before));
+        if count > 1 || before {
+            return;
+        }
         let set = sigpipe();
         let zero = libc::timespec {
             tv_sec: 0,
@@ -597,14 +613,10 @@ impl Drop for SigpipeBlocked {
         };
         // SAFETY: reads two structs on this stack frame. It takes away the SIGPIPEs that came
         // meanwhile, so that the unblocking below does not deliver them; then it restores the
-        // mask that `new` found.
+        // mask that the first `new` found.
         unsafe {
-            if libc::sigismember(&raw const self.before, libc::SIGPIPE) == 0 {
-                while libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const zero) > 0
-                {
-                }
-                libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut());
-            }
+            while libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const zero) > 0 {}
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut());
         }
     }
 }

@@ -46,26 +46,6 @@ pub(crate) fn is_restart(errno: i32) -> bool {
     matches!(errno, libc::EINTR | 512..=516)
 }
 
-/// Errors of sendfile(2) that speak of the socket; the rest speak of the file.
-fn is_socket_error(errno: i32) -> bool {
-    matches!(
-        errno,
-        libc::EPIPE
-            | libc::ECONNRESET
-            | libc::ECONNABORTED
-            | libc::ECONNREFUSED
-            | libc::ENOTCONN
-            | libc::ESHUTDOWN
-            | libc::ETIMEDOUT
-            | libc::EHOSTUNREACH
-            | libc::ENETUNREACH
-            | libc::EHOSTDOWN
-            | libc::ENETDOWN
-            | libc::ENETRESET
-            | libc::ENOBUFS
-    )
-}
-
 pub(crate) struct Transfer {
     job: Job,
     /// Bytes that the target took and that count: the source's, and a [`Job::Forward`]'s head.
@@ -308,7 +288,7 @@ impl Transfer {
             }
             Err(e) => match e.raw_os_error() {
                 Some(libc::EAGAIN) => self.no_room = true,
-                Some(errno) if is_socket_error(errno) => self.target_error(e),
+                Some(errno) if net::is_socket_error(errno) => self.target_error(e),
                 _ => self.failed = Some(End::SourceFailed(e)),
             },
         }

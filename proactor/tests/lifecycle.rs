@@ -632,7 +632,10 @@ fn c40_sigpipe_is_the_process_own(builder: Builder) {
         }
     };
     let before = blocked();
+    let other = emulated().build().unwrap();
     let proactor = builder.build().unwrap();
+    drop(other);
+    assert!(blocked(), "for the one that is left");
     let file = file(b"content");
     for method in [Method::Chain, Method::Inline, Method::Sendfile] {
         let (read, write) = pipe();

@@ -7,11 +7,12 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use proactor::{Attachment, Fd, Proactor};
 
+use super::places::{Identity, Places, Promise};
 use super::request::{Settings, failed};
-use crate::oneshot::Sender;
 use crate::protocol::Protocol;
 use crate::send::{SendHandle, SendOutcome};
 use crate::source::Source;
@@ -20,21 +21,19 @@ use crate::transport::{Transport, TransportOptions};
 /// A send that was asked for.
 pub(super) struct Order {
     pub(super) id: u64,
+    pub(super) identity: Identity,
     pub(super) socket: Fd,
     pub(super) source: Source,
     pub(super) settings: Settings,
-    pub(super) promise: Sender<SendOutcome>,
+    pub(super) promise: Promise,
 }
-
-/// What tells a socket from others.
-type Identity = (u64, u64);
 
 struct Loan {
     transport: Transport,
     /// Sends that are not over.
     sends: usize,
     /// Those who are to be told once the socket is given back.
-    told: Vec<(Sender<SendOutcome>, SendOutcome)>,
+    told: Vec<(Promise, SendOutcome)>,
     /// Sends that came when the loan was ending already.
     late: Vec<Order>,
 }
@@ -44,6 +43,7 @@ struct Loan {
 pub(super) struct Loans {
     loans: RefCell<HashMap<Identity, Loan>>,
     sends: RefCell<HashMap<u64, SendHandle>>,
+    places: Arc<Places>,
 }
 
 /// The transports are told of the proactor's end themselves.
@@ -58,12 +58,14 @@ impl Loans {
         proactor.attachment(|_| Loans::default())
     }
 
+    /// Where its senders are busy.
+    pub(super) fn places(&self) -> Arc<Places> {
+        Arc::clone(&self.places)
+    }
+
     /// Begins a send, or queues it.
     pub(super) fn take(self: Rc<Self>, proactor: &Proactor, order: Order) {
-        let identity = match order.socket.identity() {
-            Ok(identity) => identity,
-            Err(e) => return order.promise.send(failed(e)),
-        };
+        let identity = order.identity;
         let mut loans = self.loans.borrow_mut();
         let transport = match loans.get_mut(&identity) {
             Some(loan) if loan.transport.is_closing() => {
@@ -87,7 +89,7 @@ impl Loans {
                 }
                 Err(e) => {
                     drop(loans);
-                    return order.promise.send(failed(e));
+                    return order.promise.keep(failed(e));
                 }
             },
         };
@@ -96,7 +98,7 @@ impl Loans {
         let loans = Rc::clone(&self);
         let handle = transport.send_file(
             order.source,
-            order.settings.into_options(),
+            order.settings.into_options(promise.has_begun()),
             move |transport, outcome| loans.sent(identity, id, transport, promise, outcome),
         );
         self.sends.borrow_mut().insert(id, handle);
@@ -130,7 +132,7 @@ impl Loans {
         });
         drop(loans);
         if let Some(order) = late {
-            order.promise.send(SendOutcome::cancelled());
+            order.promise.keep(SendOutcome::cancelled());
         }
     }
 
@@ -141,7 +143,7 @@ impl Loans {
         identity: Identity,
         id: u64,
         transport: &Transport,
-        promise: Sender<SendOutcome>,
+        promise: Promise,
         outcome: SendOutcome,
     ) {
         self.sends.borrow_mut().remove(&id);
@@ -149,7 +151,7 @@ impl Loans {
         if let Some(loan) = loans.get_mut(&identity) {
             loan.sends -= 1;
             let last = loan.sends == 0;
-            let broken = !outcome.is_success() && outcome.sent > 0;
+            let broken = !outcome.is_success() && (outcome.sent > 0 || promise.has_begun());
             if last || broken {
                 loan.told.push((promise, outcome));
                 if last {
@@ -159,7 +161,7 @@ impl Loans {
             }
         }
         drop(loans);
-        promise.send(outcome);
+        promise.keep(outcome);
     }
 
     /// A socket is given back. Where sends have come meanwhile, it is lent again; until then its
@@ -177,7 +179,7 @@ impl Loans {
         }
         drop(loans);
         for (promise, outcome) in told {
-            promise.send(outcome);
+            promise.keep(outcome);
         }
     }
 

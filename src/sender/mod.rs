@@ -2,15 +2,15 @@
 //! thread. What it is asked for travels to the proactor's thread as a posted closure, and the
 //! outcome comes back to a future; what happens there is in `loans.rs`.
 
+mod direct;
 mod loans;
+mod places;
 mod request;
 
 use std::fmt;
 use std::io;
 use std::ops::RangeBounds;
 use std::os::fd::AsFd;
-#[cfg(feature = "tokio-uring")]
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
@@ -19,6 +19,8 @@ use proactor::{Builder, Proactor, Remote};
 pub use request::{SendRequest, Sending};
 
 use crate::source::Source;
+use loans::Loans;
+use places::Places;
 
 /// Sends files over connected sockets (or pipes) that somebody else owns, at the proactor of
 /// another thread or task. Clones are the same sender; it is `Send` and `Sync`.
@@ -44,7 +46,10 @@ use crate::source::Source;
 /// ```
 ///
 /// # What holds
-/// - A send has duplicates of both descriptors until it is over: the owners may close theirs.
+/// - A send that was started has duplicates of both descriptors until it is over: the owners may
+///   close theirs.
+/// - What is small, in the page cache, and finds room in a non-blocking socket is sent by the
+///   starting thread itself, in one system call, and neither thread nor loop is woken for it.
 /// - Sends over one socket that are asked of one sender leave in the order in which they were
 ///   started, one after the other. What the owner writes itself is ordered with them only where it
 ///   waits: it writes nothing while a send is under way, and starts none while bytes wait in a
@@ -58,6 +63,7 @@ use crate::source::Source;
 #[derive(Clone)]
 pub struct FileSender {
     remote: Remote,
+    places: Arc<Places>,
     /// Present where the thread is the sender's own.
     _thread: Option<Arc<Thread>>,
 }
@@ -77,6 +83,7 @@ impl FileSender {
     pub fn new(proactor: &Proactor) -> FileSender {
         FileSender {
             remote: proactor.remote(),
+            places: Loans::of(proactor).places(),
             _thread: None,
         }
     }
@@ -93,7 +100,8 @@ impl FileSender {
             .name("spliceport".into())
             .spawn(move || match builder.build() {
                 Ok(proactor) => {
-                    let _ = tell.send(Ok(proactor.remote()));
+                    let places = Loans::of(&proactor).places();
+                    let _ = tell.send(Ok((proactor.remote(), places)));
                     if let Err(e) = proactor.run() {
                         log::error!("a file sender's loop has ended: {e}");
                     }
@@ -102,44 +110,34 @@ impl FileSender {
                     let _ = tell.send(Err(e));
                 }
             })?;
-        let remote = told
+        let (remote, places) = told
             .recv()
             .unwrap_or_else(|_| Err(io::Error::other("a file sender's thread panicked")))?;
         Ok(FileSender {
             _thread: Some(Arc::new(Thread(remote.clone()))),
             remote,
+            places,
         })
     }
 
     /// A send of a range of a file over a socket, which begins once it is awaited or
     /// [started](SendRequest::start). The file's own position is neither used nor moved; with an
     /// open end it is sent up to its end, as [`Source::file`] is.
-    pub fn send_file(
+    pub fn send_file<'s>(
         &self,
-        socket: &impl AsFd,
+        socket: &'s impl AsFd,
         file: &impl AsFd,
         range: impl RangeBounds<u64>,
-    ) -> SendRequest {
+    ) -> SendRequest<'s> {
         let file = file.as_fd().try_clone_to_owned();
         let source = file.map(|file| Source::file(file, range));
-        SendRequest::new(self.clone(), socket.as_fd().try_clone_to_owned(), source)
+        SendRequest::new(self.clone(), socket.as_fd(), source)
     }
 
     /// As [`send_file`](FileSender::send_file), for anything that can be sent. A source made of a
     /// [`proactor::Fd`] that is kept costs less than a file that is duplicated each time.
-    pub fn send(&self, socket: &impl AsFd, source: impl Into<Source>) -> SendRequest {
-        let socket = socket.as_fd().try_clone_to_owned();
-        SendRequest::new(self.clone(), socket, Ok(source.into()))
-    }
-
-    /// For sockets and files that aren't `AsFd`: their duplicates.
-    #[cfg(feature = "tokio-uring")]
-    pub(crate) fn send_owned(
-        &self,
-        socket: io::Result<OwnedFd>,
-        source: io::Result<Source>,
-    ) -> SendRequest {
-        SendRequest::new(self.clone(), socket, source)
+    pub fn send<'s>(&self, socket: &'s impl AsFd, source: impl Into<Source>) -> SendRequest<'s> {
+        SendRequest::new(self.clone(), socket.as_fd(), Ok(source.into()))
     }
 }
 

@@ -3,17 +3,19 @@
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::ops::ControlFlow::{Break, Continue};
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use proactor::Fd;
+use proactor::{Fd, net};
 
-use super::FileSender;
 use super::loans::{Loans, Order};
+use super::places::{Before, Promise};
+use super::{FileSender, direct};
 use crate::oneshot::{self, Receiver};
 use crate::route::{RouteChoice, Routes};
 use crate::send::{End, SendError, SendOptions, SendOutcome};
@@ -23,9 +25,9 @@ type Progress = Box<dyn FnMut(u64) + Send>;
 
 /// A send that was asked of a [`FileSender`] and has not begun. Awaiting it starts it.
 #[must_use = "it begins once it is awaited, or started"]
-pub struct SendRequest {
+pub struct SendRequest<'s> {
     sender: FileSender,
-    socket: io::Result<OwnedFd>,
+    socket: BorrowedFd<'s>,
     source: io::Result<Source>,
     pub(super) settings: Settings,
 }
@@ -41,11 +43,20 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    pub(super) fn into_options(self) -> SendOptions {
+    /// Whether a send may leave at once, by whatever route.
+    fn are_simple(&self) -> bool {
+        matches!(self.route, None | Some(RouteChoice::Auto))
+            && self.rate == 0
+            && self.progress.is_none()
+    }
+
+    /// For a send of which some has left already, or nothing has.
+    pub(super) fn into_options(self, begun: bool) -> SendOptions {
         let mut options = SendOptions::new()
             .native_only(self.native_only)
             .rate(self.rate)
             .write_weight(0);
+        options.begun = begun;
         if let Some(route) = self.route {
             options = options.route(route);
         }
@@ -59,12 +70,12 @@ impl Settings {
     }
 }
 
-impl SendRequest {
-    pub(super) fn new(
+impl<'s> SendRequest<'s> {
+    pub(crate) fn new(
         sender: FileSender,
-        socket: io::Result<OwnedFd>,
+        socket: BorrowedFd<'s>,
         source: io::Result<Source>,
-    ) -> SendRequest {
+    ) -> SendRequest<'s> {
         SendRequest {
             sender,
             socket,
@@ -76,42 +87,43 @@ impl SendRequest {
     /// Bytes that go before a file, in one segment with its beginning: an HTTP head, say. They
     /// count in what is sent. Only a file by range has them
     /// ([`FileSender::send_file`], [`Source::file`]).
-    pub fn header(mut self, bytes: impl Into<Bytes>) -> SendRequest {
+    pub fn header(mut self, bytes: impl Into<Bytes>) -> SendRequest<'s> {
         self.source = self.source.map(|source| source.headed(bytes.into()));
         self
     }
 
     /// As [`SendOptions::route`].
-    pub fn route(mut self, route: RouteChoice) -> SendRequest {
+    pub fn route(mut self, route: RouteChoice) -> SendRequest<'s> {
         self.settings.route = Some(route);
         self
     }
 
     /// As [`SendOptions::native_only`].
-    pub fn native_only(mut self, yes: bool) -> SendRequest {
+    pub fn native_only(mut self, yes: bool) -> SendRequest<'s> {
         self.settings.native_only = yes;
         self
     }
 
     /// As [`SendOptions::timeout`]; the time runs from the start on.
-    pub fn timeout(mut self, time: Duration) -> SendRequest {
+    pub fn timeout(mut self, time: Duration) -> SendRequest<'s> {
         self.settings.timeout = Some(time);
         self
     }
 
     /// As [`SendOptions::rate`], in bytes per second.
-    pub fn rate(mut self, bytes_per_second: u64) -> SendRequest {
+    pub fn rate(mut self, bytes_per_second: u64) -> SendRequest<'s> {
         self.settings.rate = bytes_per_second;
         self
     }
 
     /// As [`SendOptions::progress`]; it is called on the proactor's thread.
-    pub fn progress(mut self, progress: impl FnMut(u64) + Send + 'static) -> SendRequest {
+    pub fn progress(mut self, progress: impl FnMut(u64) + Send + 'static) -> SendRequest<'s> {
         self.settings.progress = Some(Box::new(progress));
         self
     }
 
-    /// Starts the send; the order of starts is that in which sends over one socket leave.
+    /// Starts the send; the order of starts is that in which sends over one socket leave. What can
+    /// be sent at once has been when this returns.
     pub fn start(self) -> Sending {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let SendRequest {
@@ -120,29 +132,45 @@ impl SendRequest {
             source,
             settings,
         } = self;
-        let (promise, receiver) = oneshot::channel();
+        let found = source.and_then(|source| Ok((source, net::identity(socket)?)));
+        let (mut source, identity) = match found {
+            Ok(found) => found,
+            Err(e) => return Sending::over(sender, failed(e)),
+        };
+        let mut before = Before::default();
+        let mut turn = None;
+        if settings.are_simple() && direct::suits(&source) && !sender.remote.is_gone() {
+            turn = sender.places.enter(&sender.remote, identity);
+        }
+        if turn.is_some() {
+            match direct::begin(socket, &mut source) {
+                Continue(sent) => before = sent,
+                Break(outcome) => return Sending::over(sender, outcome),
+            }
+        }
+        let (tell, receiver) = oneshot::channel();
+        let promise = Promise::new(sender.places.expect(identity), before, tell);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        match socket.and_then(|socket| Ok((Fd::new(socket), source?))) {
-            Err(e) => promise.send(failed(e)),
-            Ok((socket, source)) => {
+        match socket.try_clone_to_owned() {
+            Err(e) => promise.keep(failed(e)),
+            Ok(socket) => {
                 let order = Order {
                     id,
-                    socket,
+                    identity,
+                    socket: Fd::new(socket),
                     source,
                     settings,
                     promise,
                 };
-                // If the proactor is gone, the promise is dropped with the order, and that tells.
-                let _ = sender
-                    .remote
-                    .post(move |proactor| Loans::of(proactor).take(proactor, order));
+                match turn {
+                    Some(turn) => turn.leave(order),
+                    None => sender.places.hand_over(&sender.remote, order),
+                }
             }
         }
         Sending {
             sender,
-            id,
-            receiver,
-            over: false,
+            state: Standing::Waits(id, receiver),
         }
     }
 }
@@ -157,7 +185,7 @@ pub(super) fn failed(error: io::Error) -> SendOutcome {
     }
 }
 
-impl IntoFuture for SendRequest {
+impl IntoFuture for SendRequest<'_> {
     type Output = Result<u64, SendError>;
     type IntoFuture = Sending;
 
@@ -166,7 +194,7 @@ impl IntoFuture for SendRequest {
     }
 }
 
-impl fmt::Debug for SendRequest {
+impl fmt::Debug for SendRequest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SendRequest")
             .field("source", &self.source)
@@ -185,16 +213,34 @@ impl fmt::Debug for SendRequest {
 #[must_use = "dropping it cancels the send"]
 pub struct Sending {
     sender: FileSender,
-    id: u64,
-    receiver: Receiver<SendOutcome>,
-    over: bool,
+    state: Standing,
+}
+
+/// How far a send is.
+enum Standing {
+    /// It is at the proactor, under a number.
+    Waits(u64, Receiver<SendOutcome>),
+    /// It was over at once.
+    Over(SendOutcome),
+    /// Its outcome was told, or is nobody's.
+    Told,
 }
 
 impl Sending {
+    fn over(sender: FileSender, outcome: SendOutcome) -> Sending {
+        let state = Standing::Over(outcome);
+        Sending { sender, state }
+    }
+
     /// Cancels the send; the future is ready soon after, with [`End::Cancelled`] and the count, or
     /// with success if that came first.
     pub fn cancel(&self) {
-        let id = self.id;
+        let Standing::Waits(id, _) = self.state else {
+            return;
+        };
+        if let Some(order) = self.sender.places.take_late(id) {
+            return order.promise.keep(SendOutcome::cancelled());
+        }
         // If the proactor is gone, so is the send.
         let _ = self
             .sender
@@ -204,7 +250,7 @@ impl Sending {
 
     /// Lets the send go on by itself; its outcome is nobody's.
     pub fn detach(mut self) {
-        self.over = true;
+        self.state = Standing::Told;
     }
 
     /// Waits for all there is to know of the send's end, rather than for a result.
@@ -213,10 +259,23 @@ impl Sending {
     }
 
     fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<SendOutcome> {
-        self.receiver.poll(cx).map(|outcome| {
-            self.over = true;
-            outcome.unwrap_or_else(SendOutcome::abandoned)
-        })
+        let outcome = match &mut self.state {
+            Standing::Waits(_, receiver) => match receiver.poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(outcome) => outcome.unwrap_or_else(SendOutcome::abandoned),
+            },
+            // A task whose sends are all over at once would never let others run.
+            Standing::Over(_) if direct::is_turn_over() => {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            state => match std::mem::replace(state, Standing::Told) {
+                Standing::Over(outcome) => outcome,
+                _ => SendOutcome::abandoned(),
+            },
+        };
+        self.state = Standing::Told;
+        Poll::Ready(outcome)
     }
 }
 
@@ -230,16 +289,14 @@ impl Future for Sending {
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        if !self.over {
-            self.cancel();
-        }
+        self.cancel();
     }
 }
 
 impl fmt::Debug for Sending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sending")
-            .field("id", &self.id)
+            .field("is_over", &!matches!(self.state, Standing::Waits(..)))
             .finish_non_exhaustive()
     }
 }

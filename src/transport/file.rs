@@ -106,6 +106,7 @@ pub(crate) struct FileSend {
     /// What `progress` was told last.
     pub(crate) reported: u64,
     keep_connection: bool,
+    begun: bool,
     weight: Option<usize>,
     /// What it counts for the write limits at present.
     pub(crate) counted: u64,
@@ -148,6 +149,7 @@ impl FileSend {
             progress: options.progress,
             reported: 0,
             keep_connection: options.keep_connection,
+            begun: options.begun,
             weight: options.write_weight,
             counted: 0,
             on_sent: Some(on_sent),
@@ -536,7 +538,7 @@ impl FileSend {
             self.end,
             Some(End::Truncated | End::Cancelled | End::TimedOut | End::Failed)
         );
-        broken && (self.sent > 0 || self.gathered > 0) && !self.keep_connection
+        broken && (self.begun || self.sent > 0 || self.gathered > 0) && !self.keep_connection
     }
 
     /// Whether it is to end now. What is gathered of it is encrypted then, and either has to leave or
