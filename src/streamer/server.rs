@@ -123,7 +123,8 @@ impl Server {
         if root.kind() != crate::proactor::FileKind::Directory {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        Server::begin(proactor, Content::Directory(root), socket, options)
+        let (device, _) = root.identity()?;
+        Server::begin(proactor, Content::Directory(root, device), socket, options)
     }
 
     /// A server without files, on a socket that listens already: it answers GET and HEAD with pages
@@ -264,8 +265,8 @@ impl Server {
 
 /// What a server answers with.
 enum Content {
-    /// The files below it.
-    Directory(Fd),
+    /// The files below it, and the device that it is on.
+    Directory(Fd, u64),
     Pages(Arc<dyn Pages>),
 }
 
@@ -335,8 +336,16 @@ impl Shared {
     /// Opens what is at a path below the directory, as [`open_beneath`] does.
     pub(super) fn open(&self, path: CString, done: impl FnOnce(io::Result<Fd>) + 'static) {
         match &self.content {
-            Content::Directory(root) => open_beneath(&self.proactor, root, path, done),
+            Content::Directory(root, _) => open_beneath(&self.proactor, root, path, done),
             Content::Pages(_) => done(Err(io::ErrorKind::NotFound.into())),
+        }
+    }
+
+    /// The directory that is served, if one is, and its device.
+    pub(super) fn root(&self) -> Option<(&Fd, u64)> {
+        match &self.content {
+            Content::Directory(root, device) => Some((root, *device)),
+            Content::Pages(_) => None,
         }
     }
 
@@ -347,7 +356,7 @@ impl Shared {
         done: impl FnOnce(io::Result<T>) + 'static,
     ) {
         match &self.content {
-            Content::Directory(root) => {
+            Content::Directory(root, _) => {
                 let root = root.clone();
                 worker::run(&self.proactor, move || work(&root), done);
             }
@@ -368,7 +377,7 @@ impl Shared {
         done: impl FnOnce(io::Result<Option<Page>>) + 'static,
     ) {
         match &self.content {
-            Content::Directory(_) => done(Ok(None)),
+            Content::Directory(..) => done(Ok(None)),
             Content::Pages(pages) => {
                 let pages = Arc::clone(pages);
                 let make = move || Ok(pages.page(&path, accept.as_deref()));

@@ -11,7 +11,7 @@
 //! - Files of network file systems are not kept, as asking about them may take long.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::io;
 use std::rc::Rc;
@@ -49,6 +49,8 @@ pub(crate) type Coded = (Coding, Rc<Entry>);
 /// An open regular file.
 pub(crate) struct Entry {
     fd: Fd,
+    /// It is open as for waiting reads: see [`open::opened`].
+    ready: Cell<bool>,
     stamp: Stamp,
     opened: SystemTime,
     /// The turn in which it was last known to be unchanged.
@@ -85,7 +87,6 @@ impl Entry {
             FileType::Directory => return Ok(Found::Directory(fd)),
             _ => return Ok(Found::Other),
         }
-        open::opened(&fd)?;
         let stamp = Stamp::of(&stat);
         let modified = u64::try_from(stamp.modified.0)
             .unwrap_or(0)
@@ -106,6 +107,7 @@ impl Entry {
         let fields = Fields::new(&content_type, &representation, &shared, site.always());
         Ok(Found::File(Rc::new(Entry {
             fd,
+            ready: Cell::new(false),
             stamp,
             opened: moment.now,
             checked: Cell::new(moment.turn),
@@ -118,8 +120,22 @@ impl Entry {
         })))
     }
 
+    /// The file, for a send. What is read behind its head is never waited for, and costs no call
+    /// for this.
     pub(crate) fn fd(&self) -> &Fd {
+        if !self.ready.replace(true)
+            && let Err(error) = open::opened(&self.fd)
+        {
+            log::debug!("a file stays non-blocking: {error}");
+        }
         &self.fd
+    }
+
+    /// Spares a question about its file system, where it is that of the directory that is served.
+    pub(crate) fn is_below(&self, root: &Fd, device: u64) {
+        if self.stamp.device == device {
+            self.fd.is_on_filesystem_of(root);
+        }
     }
 
     /// The file's length, of the moment when it was last looked at.
@@ -229,10 +245,11 @@ const SMALL: usize = 16 << 10;
 
 /// Open files by path; a bounded number of them.
 pub(crate) struct Cache {
-    entries: HashMap<Box<[u8]>, Slot>,
+    entries: HashMap<Rc<[u8]>, Slot>,
+    /// Their paths, in the order in which they are to make room: the hand of a clock, which passes
+    /// over those that were used since it last came by. Some may be of entries that are gone.
+    clock: VecDeque<Rc<[u8]>>,
     capacity: usize,
-    /// Counts uses, to tell which was the last.
-    uses: u64,
     counts: CacheCounts,
 }
 
@@ -247,7 +264,9 @@ pub(crate) struct CacheCounts {
 
 struct Slot {
     entry: Rc<Entry>,
-    used: u64,
+    /// The one in the clock.
+    path: Rc<[u8]>,
+    used: bool,
 }
 
 impl Cache {
@@ -258,8 +277,8 @@ impl Cache {
     pub(crate) fn new(capacity: usize) -> Cache {
         Cache {
             entries: HashMap::new(),
+            clock: VecDeque::new(),
             capacity,
-            uses: 0,
             counts: CacheCounts::default(),
         }
     }
@@ -275,8 +294,7 @@ impl Cache {
         }
         if slot.entry.is_fresh(moment) {
             self.counts.hits += 1;
-            self.uses += 1;
-            slot.used = self.uses;
+            slot.used = true;
             return Some(Rc::clone(&slot.entry));
         }
         self.counts.misses += 1;
@@ -296,6 +314,7 @@ impl Cache {
     /// Forgets all.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
+        self.clock.clear();
     }
 
     pub(crate) fn counts(&self) -> CacheCounts {
@@ -310,26 +329,52 @@ impl Cache {
         self.entries.is_empty()
     }
 
-    /// Keeps a file, unless to ask about it may take long. The one that wasn't used for longest makes room.
+    /// Keeps a file, unless to ask about it may take long. One that wasn't used for long makes room.
     pub(crate) fn insert(&mut self, path: &[u8], entry: Rc<Entry>) {
         if self.capacity == 0 || !open::answers_at_once(&entry.fd) {
             return;
         }
-        if self.entries.len() >= self.capacity && !self.entries.contains_key(path) {
-            let oldest = self.entries.iter().min_by_key(|(_, slot)| slot.used);
-            if let Some(path) = oldest.map(|(path, _)| path.clone()) {
-                self.entries.remove(&path);
-            }
+        if let Some(slot) = self.entries.get_mut(path) {
+            slot.entry = entry;
+            return;
         }
-        self.uses += 1;
-        let used = self.uses;
-        self.entries.insert(path.into(), Slot { entry, used });
+        while self.entries.len() >= self.capacity {
+            self.make_room();
+        }
+        let path: Rc<[u8]> = path.into();
+        self.clock.push_back(Rc::clone(&path));
+        let slot = Slot {
+            entry,
+            path: Rc::clone(&path),
+            used: false,
+        };
+        self.entries.insert(path, slot);
+    }
+
+    /// Moves the clock's hand on: what it stands at goes, unless it was used.
+    fn make_room(&mut self) {
+        let Some(path) = self.clock.pop_front() else {
+            return self.entries.clear();
+        };
+        match self.entries.get_mut(&path) {
+            Some(slot) if !Rc::ptr_eq(&slot.path, &path) => {}
+            Some(slot) if slot.used => {
+                slot.used = false;
+                self.clock.push_back(path);
+            }
+            _ => drop(self.entries.remove(&path)),
+        }
     }
 
     /// Closes files that are too old to be used again, so that deleted ones don't keep their
     /// disk space.
     pub(crate) fn expire(&mut self, moment: Moment) {
         self.entries.retain(|_, slot| slot.entry.is_young(moment));
+        let is_kept = |path: &Rc<[u8]>| {
+            let slot = self.entries.get(path);
+            slot.is_some_and(|slot| Rc::ptr_eq(&slot.path, path))
+        };
+        self.clock.retain(is_kept);
     }
 }
 
@@ -419,6 +464,29 @@ mod tests {
         assert!(cache.get(b"a", moment(now)).is_some());
         assert!(cache.get(b"b", moment(now)).is_none());
         assert!(cache.get(b"c", moment(now)).is_some());
+    }
+
+    #[test]
+    fn what_is_gone_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::fs::write(&path, "x").unwrap();
+        let now = SystemTime::now();
+        let mut cache = Cache::new(2);
+        for _ in 0..5 {
+            for name in [b"a", b"b", b"c"] {
+                cache.insert(name, entry(&path, moment(now)));
+                cache.insert(name, entry(&path, moment(now)));
+            }
+            cache.forget(b"c");
+        }
+        assert!(cache.len() <= 2);
+        cache.insert(b"d", entry(&path, moment(now)));
+        assert!(cache.get(b"d", moment(now)).is_some());
+        cache.expire(moment(now));
+        assert_eq!(cache.clock.len(), cache.len());
+        cache.expire(moment(now + Cache::LIFE));
+        assert_eq!((cache.clock.len(), cache.len()), (0, 0));
     }
 
     #[test]

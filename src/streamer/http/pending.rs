@@ -252,5 +252,9 @@ fn examine(
     coding: Option<Coding>,
     opened: io::Result<Fd>,
 ) -> io::Result<Found> {
-    Entry::examine(opened?, path, coding, &server.site(), server.moment())
+    let found = Entry::examine(opened?, path, coding, &server.site(), server.moment());
+    if let (Ok(Found::File(entry)), Some((root, device))) = (&found, server.root()) {
+        entry.is_below(root, device);
+    }
+    found
 }
