@@ -93,6 +93,11 @@ pub fn prepare() -> Vec<String> {
             "no network namespace of its own ({e}; it needs root): the system's congestion control \
              and whatever else goes over its loopback count"
         ));
+    } else if let Err(e) = fs::write("/proc/sys/net/ipv4/tcp_congestion_control", "cubic") {
+        notes.push(format!(
+            "not with cubic ({e}): it has to be among the system's \
+             net.ipv4.tcp_allowed_congestion_control"
+        ));
     }
     notes
 }
@@ -132,8 +137,8 @@ fn raise_descriptors(count: u64) -> u64 {
     limit.rlim_cur
 }
 
-/// A network namespace for this process and its children, with its own loopback, congestion control
-/// and buffers, so that every server has the same and nothing else is on it.
+/// A network namespace for this process and its children, with its own loopback and buffers, so
+/// that every server has the same and nothing else is on it.
 fn own_network() -> io::Result<()> {
     // SAFETY: the request is a zeroed C struct with the interface's name; the socket is ours.
     unsafe {
@@ -152,7 +157,6 @@ fn own_network() -> io::Result<()> {
             return Err(error);
         }
     }
-    fs::write("/proc/sys/net/ipv4/tcp_congestion_control", "cubic")?;
     // The kernel's defaults. All ends of all connections are on this machine, and with larger ones
     // their queues reach the limit for TCP's memory (tcp_mem), where the kernel drops segments.
     fs::write("/proc/sys/net/ipv4/tcp_rmem", "4096 131072 6291456")?;
