@@ -4,6 +4,7 @@
 //! completion, whatever anybody drops meanwhile: so the kernel never writes to freed memory. All
 //! `unsafe` of submitting is in [`Ring::try_push`].
 
+mod announcer;
 #[allow(unsafe_code, reason = "memory that is shared with the kernel")]
 mod buffers;
 mod flight;
@@ -16,7 +17,7 @@ mod starvation;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use io_uring::cqueue;
 use io_uring::squeue::Entry;
@@ -32,6 +33,7 @@ use crate::probe::Feature;
 use crate::sys;
 use crate::transfer::{Transfer, is_restart};
 
+use announcer::Announcer;
 use buffers::Buffers;
 use flight::{Flight, Step, TICK, Task, WATCH, cancel, parse_cancel, parse_user_data, poll};
 use queues::{Completed, Queues};
@@ -62,15 +64,10 @@ pub(crate) struct Ring {
     watched: Vec<RawFd>,
     /// Watched descriptors whose wait is over and must be begun again.
     unwatched: Vec<RawFd>,
-    /// Told by the kernel of completions, for another loop that waits. The ring's own descriptor
-    /// will not do: with deferred task work nothing wakes those who poll it.
-    events: OwnedFd,
-    /// What the other loop waits at: `events`, and what is watched. A write to an eventfd that is
-    /// watched through the ring alone may not be told: the kernel puts nested writes off, and loses
-    /// all but the first (6.18).
+    announcer: Announcer,
+    /// What another loop waits at: the announcer, and what is watched, since a write to an eventfd
+    /// that is watched through the ring alone may not be told.
     outer: Epoll,
-    /// The kernel writes to `events`: from the first flush on, since each write costs.
-    announced: bool,
 }
 
 impl Ring {
@@ -89,18 +86,11 @@ impl Ring {
                 }
             }
         }
-        let events = sys::eventfd().map_err(OpenError::Exhausted)?;
+        let announcer = Announcer::new(&queues, found)?;
         let outer = Epoll::new().map_err(OpenError::Exhausted)?;
         outer
-            .add_level(events.as_fd(), 0)
+            .add_level(announcer.as_fd(), 0)
             .map_err(OpenError::Exhausted)?;
-        // Before 5.18 this waits for all that is in flight: here that is nothing.
-        let announced = !found.multishot_accept;
-        if announced {
-            queues
-                .register_eventfd(events.as_raw_fd())
-                .map_err(OpenError::Unavailable)?;
-        }
         let ring = Ring {
             queues,
             buffers,
@@ -115,9 +105,8 @@ impl Ring {
             starvation: Starvation::default(),
             watched: Vec::new(),
             unwatched: Vec::new(),
-            events,
+            announcer,
             outer,
-            announced,
         };
         Ok((ring, features))
     }
@@ -627,10 +616,7 @@ impl Backend for Ring {
             }
         }
         let idle = block && cx.ready.is_empty() && self.runnable.is_empty();
-        if self.announced {
-            // Before the completions are looked at: what comes later announces itself again.
-            let _ = sys::read_counter(self.events.as_fd());
-        }
+        self.announcer.acknowledge();
         self.enter(cx, usize::from(idle))?;
         self.reap(cx);
         if self.room.ready {
@@ -640,10 +626,7 @@ impl Backend for Ring {
     }
 
     fn flush(&mut self, cx: &mut Context) -> io::Result<bool> {
-        if !self.announced {
-            self.queues.register_eventfd(self.events.as_raw_fd())?;
-            self.announced = true;
-        }
+        self.announcer.announce(&self.queues, self.found)?;
         self.restart_starved(cx);
         self.watch_again();
         self.enter(cx, 0)?;

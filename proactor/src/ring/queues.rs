@@ -107,6 +107,15 @@ impl Queues {
         }
     }
 
+    /// Ends that.
+    pub(super) fn unregister_eventfd(&self) -> io::Result<()> {
+        match self {
+            Queues::Kernel(ring) => ring.submitter().unregister_eventfd(),
+            #[cfg(feature = "simulation")]
+            Queues::Simulated(_) => Ok(()),
+        }
+    }
+
     /// Registers a ring of provided buffers (io_uring_register_buf_ring(3)).
     ///
     /// # Safety

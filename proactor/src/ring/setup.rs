@@ -33,6 +33,8 @@ pub(super) struct Found {
     pub(super) multishot_accept: bool,
     pub(super) multishot_recv: bool,
     pub(super) skip_success: bool,
+    /// What completes waits for the loop to enter the kernel.
+    pub(super) deferred: bool,
 }
 
 type Setup = fn(&mut io_uring::Builder);
@@ -70,6 +72,7 @@ pub(super) fn open(settings: &Builder) -> Result<(Queues, Found, Vec<Feature>), 
             multishot_accept: new,
             multishot_recv: new,
             skip_success: new,
+            deferred: false,
         };
         let ring = crate::sim::Ring::new(settings.entries);
         return Ok((Queues::Simulated(ring), found, Vec::new()));
@@ -79,6 +82,13 @@ pub(super) fn open(settings: &Builder) -> Result<(Queues, Found, Vec<Feature>), 
     let (found, features) = examine(&ring, name, settings)?;
     check_enter(&ring)?;
     Ok((Queues::Kernel(ring), found, features))
+}
+
+/// A ring with deferred task work, to try the kernel out.
+pub(super) fn open_small() -> io::Result<Queues> {
+    let mut builder = IoUring::builder();
+    deferred(&mut builder);
+    builder.build(2).map(Queues::Kernel)
 }
 
 fn setup(entries: u32) -> Result<(IoUring, &'static str), OpenError> {
@@ -161,6 +171,7 @@ fn examine(
         multishot_accept: since_5_19,
         multishot_recv: since_6_0,
         skip_success: params.is_feature_skip_cqe_on_success(),
+        deferred: setup.starts_with("deferred"),
     };
     let feature = |name, since, found, used_for| Feature {
         name,
@@ -211,7 +222,7 @@ fn examine(
         feature(
             "DEFER_TASKRUN",
             "6.1",
-            setup.starts_with("deferred"),
+            found.deferred,
             "completions in batches, when the loop asks",
         ),
         feature(
