@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::*;
+use rustix::net::{RecvFlags, recv};
 use spliceport::proactor::{Fd, Proactor};
 use spliceport::{End, Protocol, SendOptions, Source, Transport, TransportOptions, bytes};
 
@@ -186,6 +187,7 @@ on_both_backends! {
             let (ours, peer) = tight_tcp();
             let (transport, record) = over(&proactor, ours);
             let outcome = send(&transport, file(2_000_000), by(route));
+            run_until(&proactor, "pause", || pauses(&record).0 == 1);
             run_a_while(&proactor);
             assert_eq!(pauses(&record), (1, 0));
             let reader = read_all(peer);
@@ -385,8 +387,11 @@ on_both_backends! {
             let outcome = send(&transport, Source::file(source.clone(), 100..), by(route));
             stalled.push((transport, record, peer, outcome));
         }
-        run_a_while(&proactor);
-        run_a_while(&proactor);
+        // Each has its header, and some of the file.
+        for (_, _, peer, _) in &stalled {
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            run_until(&proactor, "a beginning", || recv(peer, &mut [0; 9][..], flags).is_ok_and(|(n, _)| n == 9));
+        }
         let threads = std::fs::read_dir("/proc/self/task").unwrap().count();
         assert!(threads < 100, "{threads} threads");
         // Another client's transfer goes on.
