@@ -2,8 +2,8 @@
 //! With deferred task work nothing wakes those who poll the ring's own descriptor.
 //!
 //! A write that comes of another eventfd's is put off by the kernel until an RCU grace period is
-//! over. Since 6.11 it puts one off and loses all others: the mark that one is on its way is never
-//! taken away. Most kernels do so with such writes alone, and they need not be told of: the other
+//! over. Newer ones (6.12, 6.18) put one off and lose all others: the mark that one is on its way is
+//! never taken away. Most kernels do so with such writes alone, and they need not be told of: the other
 //! loop waits at the watched descriptors too. Some (6.12.117) do it with whatever a wake-up asks for,
 //! a socket's as well, so that all completions but the first would come unannounced. There the
 //! eventfd is registered again after each time that it was written to: a new registration has no mark.
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// Wake-ups by an eventfd: all but the first are lost to a registration by kernels since 6.11.
+    /// Wake-ups by an eventfd: all but the first are lost to a registration by newer kernels.
     #[test]
     fn each_wake_up_is_announced() {
         let Ok(mut queues) = setup::open_small() else {
