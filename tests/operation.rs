@@ -223,6 +223,9 @@ fn serves_as_another_user(backend: &str) {
 }
 
 fn serves_in_the_sandbox(backend: &str) {
+    if !can_sandbox() {
+        return;
+    }
     let content = pattern(5_000_000);
     let dir = directory(&[("a", &content), ("sub/b", b"hello")]);
     std::os::unix::fs::symlink("../a", dir.path().join("sub/up")).unwrap();
@@ -254,6 +257,9 @@ fn serves_in_the_sandbox(backend: &str) {
 }
 
 fn opens_nothing_outside_in_the_sandbox(backend: &str) {
+    if !can_sandbox() {
+        return;
+    }
     let top = directory(&[
         ("root/a", b"hello"),
         ("c.toml", b"rate = '1M'"),
@@ -362,7 +368,7 @@ fn serves_on_passed_sockets_and_tells_the_manager(backend: &str) {
         String::from_utf8_lossy(&text[..n]).trim().to_owned()
     };
     let mut command = program(&["serve", "--backend", backend, "--threads", "2"]);
-    command.args(["--sandbox", "required"]).arg(dir.path());
+    command.args(["--sandbox", "best-effort"]).arg(dir.path());
     let sockets: [OwnedFd; 2] = [tcp.into(), unix.into()];
     let mut command = pass(&command, &sockets);
     command.env("NOTIFY_SOCKET", &manager_path);

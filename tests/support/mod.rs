@@ -167,6 +167,18 @@ pub fn run(command: Command) -> Ended {
     Running::start(command).end()
 }
 
+/// Whether the kernel has all that `--sandbox required` asks for; says so where it hasn't.
+pub fn can_sandbox() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel's release");
+    let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
+    let version: [u32; 2] = std::array::from_fn(|_| numbers.next().unwrap_or(0));
+    let can = version >= [6, 7];
+    if !can {
+        eprintln!("not run: --sandbox required needs the Landlock of Linux 6.7");
+    }
+    can
+}
+
 /// Asks until there is an answer, for at most [`LIMIT`].
 pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + LIMIT;
