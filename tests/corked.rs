@@ -146,7 +146,9 @@ on_both_backends! {
                     outcome.handle.cancel();
                 }
                 outcome.wait(&proactor);
-                assert!(outcome.sent() > 0 && outcome.sent() < 5_000_000);
+                // The time may be up before anything is sent.
+                assert!(deadline || outcome.sent() > 0);
+                assert!(outcome.sent() < 5_000_000);
                 let what = format!("{route:?} {deadline}");
                 assert_not_corked(&proactor, &transport, &mut peer, &what);
                 run_until(&proactor, "the last byte", || {

@@ -73,6 +73,17 @@ pub struct FaultyDisk {
 }
 
 impl FaultyDisk {
+    /// Whether what it refuses is refused, asked at a file that refuses its first byte. Older kernels
+    /// (5.10) splice such files by reads like all others; says so there.
+    pub fn tells_splices(&self, number: usize) -> bool {
+        let (ours, _peer) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
+        let refused = rustix::fs::sendfile(ours, self.open(number), None, 1).is_err();
+        if !refused {
+            not_run("this kernel's splices of a FUSE file can't be told from reads");
+        }
+        refused
+    }
+
     /// Mounts these files; they are named by their number. `None`, said so, where that can't be.
     pub fn mount(files: Vec<Faulty>) -> Option<FaultyDisk> {
         let dir = tempfile::tempdir().expect("a directory");

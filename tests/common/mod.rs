@@ -104,13 +104,16 @@ pub fn run_until(proactor: &Proactor, what: &str, mut so: impl FnMut() -> bool) 
     }
 }
 
-/// Runs the loop for some turns and a little time: what was going to happen has happened then.
+/// Runs the loop for some turns and a little time: what was going to happen has happened then. The
+/// turns count where each takes long.
 pub fn run_a_while(proactor: &Proactor) {
     let end = Instant::now() + Duration::from_millis(60);
-    while Instant::now() < end {
+    let mut turns = 0;
+    while turns < 12 || Instant::now() < end {
         proactor
             .run_once(Some(Duration::from_millis(5)))
             .expect("the loop runs");
+        turns += 1;
     }
 }
 
