@@ -44,7 +44,7 @@ impl Report {
     }
 }
 
-/// What is asked for: a path, or one for each of many files, with `*` for their numbers.
+/// What is asked for: a path, or one for each of many files, with `*` for their numbers, of five digits.
 #[derive(Clone, Copy)]
 pub struct Files<'a> {
     pub path: &'a str,
@@ -132,7 +132,7 @@ pub fn role(args: &[String]) -> io::Result<Report> {
     };
     let address = address.parse().map_err(|_| usage())?;
     let request = |number: u64| {
-        let path = path.replace('*', &number.to_string());
+        let path = path.replace('*', &format!("{number:05}"));
         format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").into_bytes()
     };
     let mut load = Load {

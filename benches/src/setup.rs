@@ -230,11 +230,15 @@ impl Scratch {
         self.0.join("state")
     }
 
-    /// So many files in `files`, `0.bin` and on, in the page cache and on the disk.
+    /// So many files in `files`, `00000.bin` and on, in the page cache and on the disk. Nothing that
+    /// a server may say of them is longer for one than for another.
     pub fn many(&self, count: u64, size: u64) -> io::Result<()> {
         let content = vec![b'x'; size as usize];
+        let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_600_000_000);
         for number in 0..count {
-            fs::write(self.files().join(format!("{number}.bin")), &content)?;
+            let mut file = fs::File::create(self.files().join(format!("{number:05}.bin")))?;
+            io::Write::write_all(&mut file, &content)?;
+            file.set_modified(long_ago)?;
         }
         // What is being written back would be in the way.
         let directory = fs::File::open(self.files())?;

@@ -33,7 +33,7 @@ pub(crate) fn of(stamp: &Stamp, suffix: &str, now: SystemTime) -> String {
     // A String grows: this can't fail.
     let _ = write!(
         tag,
-        "\"{:x}{nanos:08x}-{:x}-{place:x}{suffix}\"",
+        "\"{:x}{nanos:08x}-{:x}-{place:016x}{suffix}\"",
         seconds, stamp.size
     );
     tag
