@@ -50,7 +50,11 @@ impl Context {
         let before = transfer.moved();
         let next = transfer.advance(&mut self.pipes, budget);
         let moved = (transfer.moved() - before) as usize;
-        self.direct_left = self.direct_left.saturating_sub(moved);
+        let cost = match transfer.job().fills_away() {
+            true => moved.saturating_mul(FROM_DISK),
+            false => moved,
+        };
+        self.direct_left = self.direct_left.saturating_sub(cost);
         next
     }
 
@@ -64,6 +68,10 @@ impl Context {
 /// what has come: at some 10 GB/s, a request for little waits about 0.4 ms for those who want much.
 /// With 1 MiB, files of that size cost 4 to 10 % more on 64 connections.
 pub(crate) const DIRECT_TURN: usize = 4 << 20;
+
+/// How many bytes of the budget a byte costs that came from the disk: to send it takes so much
+/// longer, since neither it nor what the kernel keeps of its page is in a processor's cache.
+const FROM_DISK: usize = 8;
 
 /// The machinery that runs operations. It is called by the proactor alone, runs no code of its
 /// users, and delivers through [`Context::complete`]: exactly one completion that gives the

@@ -79,7 +79,7 @@ impl Builder {
             entries: 512,
             workers: 16,
             pipes: PipeLimits {
-                count: 32,
+                count: 96,
                 size: 1 << 20,
             },
             recv_buffers: 128,
@@ -108,14 +108,14 @@ impl Builder {
         self
     }
 
-    /// The most pipes leased at a time, for transfers. Default: 32.
+    /// The most pipes leased at a time, for transfers. Default: 96.
     pub fn pipes(mut self, count: usize) -> Builder {
         self.pipes.count = count;
         self
     }
 
-    /// The size of a pipe in bytes (`F_SETPIPE_SZ`); where that is refused, smaller ones are
-    /// used. Default: 1 MiB.
+    /// The size of a pipe in bytes (`F_SETPIPE_SZ`), a quarter of it for files that are not cached;
+    /// where that is refused, smaller ones are used. Default: 1 MiB.
     pub fn pipe_size(mut self, bytes: usize) -> Builder {
         self.pipes.size = bytes.clamp(4096, 1 << 30);
         self

@@ -13,6 +13,8 @@ pub(crate) struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
     capacity: usize,
+    /// What was wanted.
+    size: usize,
 }
 
 impl Pipe {
@@ -31,6 +33,7 @@ impl Pipe {
             read,
             write,
             capacity,
+            size,
         })
     }
 
@@ -61,8 +64,23 @@ pub(crate) struct PipeLimits {
 pub(crate) enum Lessee {
     /// A direct transfer: has the pipe for microseconds, or gives it up on demand.
     Direct,
+    /// A transfer of what a stream brings, which may have to wait for a disk with it.
+    Stream,
     /// A transfer whose fill may wait for a disk with the pipe in its hands.
     Chain,
+}
+
+impl Lessee {
+    /// The size of its pipe. What is read away from the loop goes in smaller steps: each keeps a
+    /// processor busy from its first page to its last, and those who need the same one wait; and
+    /// there may be many that wait for a disk.
+    fn size(self, limits: PipeLimits) -> usize {
+        const STEP: usize = 64 << 10;
+        match self {
+            Lessee::Direct | Lessee::Stream => limits.size,
+            Lessee::Chain => (limits.size / 4).max(STEP).min(limits.size),
+        }
+    }
 }
 
 /// The pool.
@@ -73,7 +91,7 @@ pub(crate) struct PipePool {
 }
 
 impl PipePool {
-    /// Pipes kept open though no one uses them.
+    /// Pipes of a size kept open though no one uses them.
     const IDLE: usize = 8;
 
     pub(crate) fn new(limits: PipeLimits) -> PipePool {
@@ -89,14 +107,15 @@ impl PipePool {
         // Some are out of the reach of fills that a slow disk may hold up.
         let reserved = match lessee {
             Lessee::Direct => 0,
-            Lessee::Chain => self.limits.count / 4,
+            Lessee::Stream | Lessee::Chain => self.limits.count / 4,
         };
         if self.leased + reserved >= self.limits.count {
             return None;
         }
-        let pipe = match self.free.pop() {
-            Some(pipe) => pipe,
-            None => Pipe::open(self.limits.size)
+        let size = lessee.size(self.limits);
+        let pipe = match self.free.iter().rposition(|pipe| pipe.size == size) {
+            Some(at) => self.free.swap_remove(at),
+            None => Pipe::open(size)
                 .inspect_err(|e| log::debug!("no pipe to be had: {e}"))
                 .ok()?,
         };
@@ -107,7 +126,8 @@ impl PipePool {
     /// Takes a pipe back that holds `left` bytes.
     pub(crate) fn give_back(&mut self, pipe: Pipe, left: usize) {
         self.leased -= 1;
-        if left == 0 && self.free.len() < Self::IDLE {
+        let alike = self.free.iter().filter(|free| free.size == pipe.size);
+        if left == 0 && alike.count() < Self::IDLE {
             self.free.push(pipe);
         }
     }

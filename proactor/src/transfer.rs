@@ -238,7 +238,8 @@ impl Transfer {
     fn lessee(&self) -> Lessee {
         match &self.job {
             Job::Send(op) if op.method != Method::Chain => Lessee::Direct,
-            Job::Send(_) | Job::Forward(_) => Lessee::Chain,
+            Job::Send(_) => Lessee::Chain,
+            Job::Forward(_) => Lessee::Stream,
         }
     }
 
