@@ -234,9 +234,10 @@ fn ends_what_cannot_go_on(backend: &str) {
     for (request, status) in table {
         let shown: String = request.chars().take(200).collect();
         let mut client = server.connect();
-        client.send(request.as_bytes());
-        // Smuggled: never answered.
-        client.send(b"GET /smuggled HTTP/1.1\r\nHost: t\r\n\r\n");
+        // Smuggled: never answered. In one piece: what comes late, behind an end that the client
+        // has asked for, resets the connection.
+        let smuggled = "GET /smuggled HTTP/1.1\r\nHost: t\r\n\r\n";
+        client.send(format!("{request}{smuggled}").as_bytes());
         assert_eq!(client.got().status, *status, "{shown:?}");
         client.assert_ended();
     }
