@@ -2,11 +2,13 @@
 //! file. A process of its own, which goes on until it is ended, and sleeps while it waits, since it
 //! shares its processor with the load that is measured.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use crate::child::{Helper, Server};
 use crate::load;
@@ -15,28 +17,51 @@ use crate::poll::Clients;
 pub const ROLE: &str = "--chill";
 
 /// Cold clients; gone when dropped.
-pub struct Cold(#[allow(dead_code, reason = "held for its end")] Helper);
+pub struct Cold {
+    /// Where they write how many bytes have come.
+    count: PathBuf,
+    since: (Instant, u64),
+    #[allow(dead_code, reason = "held for its end")]
+    clients: Helper,
+}
 
 impl Cold {
     /// Connects `count` times; the n-th connection asks for `/cold-n` of the directory again and
-    /// again.
-    pub fn start(server: &Server, dir: &Path, count: usize) -> io::Result<Cold> {
-        let dir = dir.to_string_lossy().into_owned();
-        let args = [server.address.to_string(), dir, count.to_string()];
+    /// again. What is counted is kept in `state`.
+    pub fn start(server: &Server, dir: &Path, state: &Path, count: usize) -> io::Result<Cold> {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let counted = state.join("cold-count");
+        let address = server.address.to_string();
+        let args = [address, text(dir), text(&counted), count.to_string()];
         let mut clients = Helper::start(ROLE, &args)?;
         match clients.line()?.trim() {
-            "ready" => Ok(Cold(clients)),
+            "ready" => Ok(Cold {
+                since: (Instant::now(), read(&counted)),
+                count: counted,
+                clients,
+            }),
             _ => Err(io::Error::other(
                 "the cold clients failed; what they said is above",
             )),
         }
     }
+
+    /// What they were sent since they are ready.
+    pub fn megabytes_per_second(&self) -> f64 {
+        let (start, before) = self.since;
+        (read(&self.count) - before) as f64 / 1e6 / start.elapsed().as_secs_f64()
+    }
 }
 
-/// The role: `ADDRESS DIR COUNT`.
+fn read(count: &Path) -> u64 {
+    let bytes = fs::read(count).unwrap_or_default();
+    bytes.try_into().map_or(0, u64::from_ne_bytes)
+}
+
+/// The role: `ADDRESS DIR FILE COUNT`; bytes are counted in FILE.
 pub fn role(args: &[String]) -> io::Result<()> {
-    let usage = || io::Error::new(io::ErrorKind::InvalidInput, "ADDRESS DIR COUNT");
-    let [address, dir, count] = args else {
+    let usage = || io::Error::new(io::ErrorKind::InvalidInput, "ADDRESS DIR FILE COUNT");
+    let [address, dir, counted, count] = args else {
         return Err(usage());
     };
     let address: SocketAddr = address.parse().map_err(|_| usage())?;
@@ -56,6 +81,8 @@ pub fn role(args: &[String]) -> io::Result<()> {
         .collect();
     let lengths = lengths?;
     let mut left = lengths.clone();
+    let (counted, mut bytes) = (File::create(counted)?, 0_u64);
+    counted.write_all_at(&bytes.to_ne_bytes(), 0)?;
     let mut clients = Clients::connect(address, count)?;
     for n in 0..count {
         ask(&mut clients, n)?;
@@ -65,10 +92,13 @@ pub fn role(args: &[String]) -> io::Result<()> {
     loop {
         clients.wait(&mut ready)?;
         for &n in &ready {
-            left[n] -= clients.discard(n)?.unwrap_or(0).min(left[n]);
+            let got = clients.discard(n)?.unwrap_or(0).min(left[n]);
+            left[n] -= got;
+            bytes += got;
             if left[n] == 0 {
                 left[n] = lengths[n];
                 ask(&mut clients, n)?;
+                counted.write_all_at(&bytes.to_ne_bytes(), 0)?;
             }
         }
     }

@@ -1,12 +1,17 @@
 //! Hot requests beside cold ones: beside 64 reads of a file system that does not answer, which is
 //! the oldest objection to sendfile ("it can block"), and beside 64 clients whose files are always
 //! on the disk. Needs root, for the FUSE mount.
+//!
+//! Server and disk share one processor, load and cold clients the other. So a hot request's time is
+//! over when the kernel has its response for the load, whoever has the load's processor then; and
+//! what the server's processor costs whoever shares it is measured too: the *floor* is the same
+//! server's p99 while the cold clients are served by another process of its kind.
 
 use std::error::Error;
 use std::fs;
 use std::io::{self, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -36,6 +41,14 @@ pub struct Row {
     /// None if no request was answered.
     pub beside_p99_micros: Option<f64>,
     pub ratio: Option<f64>,
+    /// The same where the cold clients are another process's, which has the same processor.
+    #[serde(default)]
+    pub elsewhere_p99_micros: Option<f64>,
+    /// What the cold clients were sent meanwhile, by this server and by the other.
+    #[serde(default)]
+    pub cold_megabytes_per_second: Option<f64>,
+    #[serde(default)]
+    pub elsewhere_megabytes_per_second: Option<f64>,
     pub alone_requests_per_second: f64,
     pub beside_requests_per_second: f64,
     /// Reads that waited in the file system, where that is known.
@@ -79,7 +92,7 @@ fn measure(
     let (servers, missing) = web::start_all(&files, &scratch.state(), options, wanted)?;
     let mut figures = Figures::missing(missing);
     println!(
-        "\n{:22} {:18} {:>8} {:>13} {:>13} {:>7} {:>11} {:>12} {:>6}",
+        "\n{:22} {:18} {:>8} {:>13} {:>13} {:>7} {:>11} {:>12} {:>6} {:>8} {:>9} {:>8}",
         "",
         "beside",
         "hot",
@@ -88,14 +101,21 @@ fn measure(
         "ratio",
         "alone req/s",
         "beside req/s",
-        "waits"
+        "waits",
+        "cold MB/s",
+        "floor p99",
+        "MB/s"
     );
     let mut next = 0;
     for &size in sizes {
         for server in &servers {
             let mut rows = vec![Beside::Stuck(stuck, &mut next)];
             if size == 16 {
-                rows.push(Beside::Dropped(&files));
+                let state = scratch.state();
+                match web::start_twin(server, &files, &state) {
+                    Ok(twin) => rows.push(Beside::Dropped(files.clone(), state, twin)),
+                    Err(e) => figures.fail(format!("{}, a second one: {e}", server.name)),
+                }
             }
             for beside in rows {
                 match one(server, beside, size << 10, rounds, time) {
@@ -115,8 +135,9 @@ fn measure(
 enum Beside<'a> {
     /// Reads that don't return, each of a file that was never asked for: the number of the last.
     Stuck(&'a Stuck, &'a mut usize),
-    /// Reads from the disk.
-    Dropped(&'a Path),
+    /// Reads from the disk: of the files in the first directory; the second is for what is kept;
+    /// and another process that can do the same.
+    Dropped(PathBuf, PathBuf, Server),
 }
 
 fn one(
@@ -127,17 +148,19 @@ fn one(
     time: Duration,
 ) -> io::Result<Row> {
     let path = format!("/{}k.bin", size >> 10);
-    load::run(server, &path, HOT, time)?;
-    let (mut alone, mut with) = (Vec::new(), Vec::new());
+    let hot = || load::run_to_arrival(server, &path, HOT, time);
+    hot()?;
+    let (mut alone, mut with, mut elsewhere) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut cold, mut cold_elsewhere) = (Vec::new(), Vec::new());
     let mut waiting = None;
     for _ in 0..rounds {
         // A server that is blocked is so each time.
         if with.iter().filter(|r: &&Report| r.requests == 0).count() == 2 {
             break;
         }
-        alone.push(load::run(server, &path, HOT, time)?);
+        alone.push(hot()?);
         // A server that is blocked answers no one: that is a figure, not a failure.
-        let hot = || load::run_or_nothing(server, &path, HOT, time);
+        let hot = || load::or_nothing(hot(), time);
         match &mut beside {
             Beside::Stuck(stuck, next) => {
                 stuck.hold();
@@ -154,9 +177,15 @@ fn one(
                 stuck.release();
                 drop(clients);
             }
-            Beside::Dropped(files) => {
-                let _clients = Cold::start(server, files, COLD)?;
+            Beside::Dropped(files, state, twin) => {
+                let clients = Cold::start(server, files, state, COLD)?;
                 with.push(hot());
+                cold.push(clients.megabytes_per_second());
+                drop(clients);
+                std::thread::sleep(Duration::from_millis(150));
+                let clients = Cold::start(twin, files, state, COLD)?;
+                elsewhere.push(hot());
+                cold_elsewhere.push(clients.megabytes_per_second());
             }
         }
         std::thread::sleep(Duration::from_millis(150));
@@ -172,17 +201,23 @@ fn one(
     };
     let alone_p99_micros = median(&alone, &p99);
     let beside_p99_micros = Some(median(&with, &p99)).filter(|p99| p99.is_finite());
+    let middle = |all: Vec<f64>| (!all.is_empty()).then(|| Spread::of(all).median);
     Ok(Row {
         server: server.name.clone(),
         size,
         beside: match beside {
             Beside::Stuck(..) => STUCK,
-            Beside::Dropped(_) => DROPPED,
+            Beside::Dropped(..) => DROPPED,
         }
         .to_owned(),
         alone_p99_micros,
         beside_p99_micros,
         ratio: beside_p99_micros.map(|p99| p99 / alone_p99_micros),
+        elsewhere_p99_micros: (!elsewhere.is_empty())
+            .then(|| median(&elsewhere, &p99))
+            .filter(|p99| p99.is_finite()),
+        cold_megabytes_per_second: middle(cold),
+        elsewhere_megabytes_per_second: middle(cold_elsewhere),
         alone_requests_per_second: median(&alone, &Report::requests_per_second),
         beside_requests_per_second: median(&with, &Report::requests_per_second),
         reads_waiting: waiting,
@@ -202,7 +237,7 @@ fn ask_stuck(server: &Server, next: &mut usize) -> io::Result<Vec<TcpStream>> {
 fn print(row: &Row) {
     let or_none = |n: Option<f64>, digits| n.map_or("none".into(), |n| format!("{n:.digits$}"));
     println!(
-        "{:22} {:18} {:>8} {:13.0} {:>13} {:>7} {:11.0} {:12.0} {:>6}",
+        "{:22} {:18} {:>8} {:13.0} {:>13} {:>7} {:11.0} {:12.0} {:>6} {:>8} {:>9} {:>8}",
         row.server,
         row.beside,
         crate::report::size(row.size),
@@ -212,5 +247,8 @@ fn print(row: &Row) {
         row.alone_requests_per_second,
         row.beside_requests_per_second,
         row.reads_waiting.map_or("-".into(), |n| n.to_string()),
+        or_none(row.cold_megabytes_per_second, 0),
+        or_none(row.elsewhere_p99_micros, 0),
+        or_none(row.elsewhere_megabytes_per_second, 0),
     );
 }

@@ -5,7 +5,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -57,12 +57,22 @@ impl<'a> From<&'a str> for Files<'a> {
     }
 }
 
+/// Until when a response takes its time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// The load has taken all of it.
+    Taken,
+    /// All of it has arrived at the load's socket, whoever has the load's processor then.
+    Arrived,
+}
+
 fn start(
     server: &Server,
     files: Files<'_>,
     connections: usize,
     warm: Duration,
     time: Duration,
+    until: Until,
 ) -> io::Result<Helper> {
     let numbers = [
         connections as u128,
@@ -70,6 +80,7 @@ fn start(
         time.as_millis(),
         u128::from(server.id()),
         u128::from(files.count),
+        u128::from(until == Until::Arrived),
     ];
     let mut args = vec![server.address.to_string(), files.path.to_owned()];
     args.extend(numbers.iter().map(u128::to_string));
@@ -89,7 +100,31 @@ pub fn run_after(
     warm: Duration,
     time: Duration,
 ) -> io::Result<Report> {
-    let report: Report = start(server, files, connections, warm, time)?.finish()?;
+    answered(
+        start(server, files, connections, warm, time, Until::Taken)?,
+        server,
+        time,
+    )
+}
+
+/// As [`run`]; a response's time is over when the kernel has all of it for the load, so that what
+/// else goes on at the load's processor does not count.
+pub fn run_to_arrival(
+    server: &Server,
+    path: &str,
+    connections: usize,
+    time: Duration,
+) -> io::Result<Report> {
+    let warm = time / 8;
+    answered(
+        start(server, path.into(), connections, warm, time, Until::Arrived)?,
+        server,
+        time,
+    )
+}
+
+fn answered(load: Helper, server: &Server, time: Duration) -> io::Result<Report> {
+    let report: Report = load.finish()?;
     if report.requests == 0 {
         let what = format!("{} answered nothing in {time:?}", server.name);
         return Err(io::Error::new(io::ErrorKind::TimedOut, what));
@@ -99,11 +134,16 @@ pub fn run_after(
 
 /// As [`run`]; a server that answers nothing in the time is reported as that.
 pub fn run_or_nothing(server: &Server, path: &str, connections: usize, time: Duration) -> Report {
+    or_nothing(run(server, path, connections, time), time)
+}
+
+/// What a run told, or that nothing was answered.
+pub fn or_nothing(told: io::Result<Report>, time: Duration) -> Report {
     let used = Used {
         seconds: time.as_secs_f64(),
         ..Used::default()
     };
-    run(server, path, connections, time).unwrap_or(Report {
+    told.unwrap_or(Report {
         used,
         ..Report::default()
     })
@@ -112,22 +152,23 @@ pub fn run_or_nothing(server: &Server, path: &str, connections: usize, time: Dur
 /// System calls of the server for a request, from a run of its own.
 pub fn system_calls(server: &Server, files: Files<'_>, connections: usize) -> Option<f64> {
     let time = Duration::from_millis(500);
-    let load = start(server, files, connections, time / 8, time).ok()?;
+    let load = start(server, files, connections, time / 8, time, Until::Taken).ok()?;
     std::thread::sleep(Duration::from_millis(180));
     let rate = measure::system_calls(server.id(), Duration::from_millis(200));
     let report: Report = load.finish().ok()?;
     Some(rate? / report.requests_per_second())
 }
 
-/// The role: `ADDRESS PATH CONNECTIONS WARM TIME PID FILES`, times in milliseconds.
+/// The role: `ADDRESS PATH CONNECTIONS WARM TIME PID FILES ARRIVED`, times in milliseconds; the
+/// last is 1 where responses are over when they have arrived.
 pub fn role(args: &[String]) -> io::Result<Report> {
-    let what = "ADDRESS PATH CONNECTIONS WARM TIME PID FILES";
+    let what = "ADDRESS PATH CONNECTIONS WARM TIME PID FILES ARRIVED";
     let usage = || io::Error::new(io::ErrorKind::InvalidInput, what);
     let [address, path, numbers @ ..] = args else {
         return Err(usage());
     };
     let numbers: Vec<u64> = numbers.iter().filter_map(|n| n.parse().ok()).collect();
-    let [connections, warm, time, pid, files] = numbers[..] else {
+    let [connections, warm, time, pid, files, arrived] = numbers[..] else {
         return Err(usage());
     };
     let address = address.parse().map_err(|_| usage())?;
@@ -138,10 +179,17 @@ pub fn role(args: &[String]) -> io::Result<Report> {
     let mut load = Load {
         length: response_length(address, &request(0))?,
         clients: Clients::connect(address, connections as usize)?,
-        under_way: vec![(0, Instant::now()); connections as usize],
+        under_way: vec![(0, Duration::ZERO); connections as usize],
         requests: (0..files.max(1)).map(request).collect(),
         chance: 1,
+        until: match arrived {
+            1 => Until::Arrived,
+            _ => Until::Taken,
+        },
     };
+    if load.until == Until::Arrived {
+        load.clients.stamp()?;
+    }
     for index in 0..load.under_way.len() {
         load.ask(index)?;
     }
@@ -157,8 +205,15 @@ struct Load {
     /// Of each response, with its head.
     length: u64,
     clients: Clients,
-    /// For each connection what is to come of its response, and when it was asked for.
-    under_way: Vec<(u64, Instant)>,
+    /// For each connection what is to come of its response, and when it was asked for, by the
+    /// system's clock: the one that the kernel stamps arrivals with.
+    under_way: Vec<(u64, Duration)>,
+    until: Until,
+}
+
+fn system_time() -> Duration {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.unwrap_or_default()
 }
 
 impl Load {
@@ -168,7 +223,7 @@ impl Load {
         self.chance ^= self.chance >> 7;
         self.chance ^= self.chance << 17;
         let request = &self.requests[(self.chance % self.requests.len() as u64) as usize];
-        self.under_way[index] = (self.length, Instant::now());
+        self.under_way[index] = (self.length, system_time());
         self.clients.streams[index].write_all(request)
     }
 
@@ -189,7 +244,10 @@ impl Load {
                 idle += looked.elapsed();
             }
             for &index in &ready {
-                let got = self.clients.discard(index)?.unwrap_or(0);
+                let (got, arrived) = match self.until {
+                    Until::Taken => (self.clients.discard(index)?.unwrap_or(0), None),
+                    Until::Arrived => self.clients.discard_stamped(index)?.unwrap_or_default(),
+                };
                 let (left, asked) = &mut self.under_way[index];
                 if got > *left {
                     return Err(io::Error::other("a response is longer than the first"));
@@ -197,7 +255,9 @@ impl Load {
                 bytes += got;
                 *left -= got;
                 if *left == 0 {
-                    let took = (asked.elapsed().as_nanos() as u64).min(3_600_000_000_000);
+                    let over = arrived.unwrap_or_else(system_time);
+                    let took = over.saturating_sub(*asked).as_nanos() as u64;
+                    let took = took.min(3_600_000_000_000);
                     nanos.record(took).map_err(io::Error::other)?;
                     self.ask(index)?;
                 }

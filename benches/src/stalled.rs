@@ -19,11 +19,17 @@ use crate::web;
 
 const PATH: &str = "/64m.bin";
 
+/// What a client takes in that is to count as being on another machine: as little as goes.
+const REMOTE_QUEUE: usize = 4096;
+
 /// What one server did beside so many stalled clients.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
     pub server: String,
     pub stalled: usize,
+    /// Their own queues are small: as if they were on other machines, whose memory those would be.
+    #[serde(default)]
+    pub remote: bool,
     pub alone_gigabytes_per_second: Spread,
     pub beside_gigabytes_per_second: Spread,
     pub kept: f64,
@@ -38,35 +44,56 @@ pub struct Row {
 
 /// Runs it.
 pub fn run(options: &Options) -> Result<Figures<Row>, Box<dyn Error>> {
-    let (counts, rounds, time): (&[usize], usize, Duration) = match options.quick {
-        true => (&[1000, 2000], 3, Duration::from_millis(250)),
-        false => (&[1000, 2000, 10_000], 5, Duration::from_millis(500)),
+    type Counts = [(usize, bool)];
+    let (counts, rounds, time): (&Counts, usize, Duration) = match options.quick {
+        true => (
+            &[(1000, false), (2000, false)],
+            3,
+            Duration::from_millis(250),
+        ),
+        false => (
+            &[
+                (1000, false),
+                (2000, false),
+                (10_000, false),
+                (10_000, true),
+            ],
+            5,
+            Duration::from_millis(500),
+        ),
     };
     let scratch = Scratch::new("stalled")?;
     scratch.file("64m.bin", 64 << 20)?;
     let (servers, missing) =
         web::start_all(&scratch.files(), &scratch.state(), options, web::usual)?;
     let mut figures = Figures::missing(missing);
-    for &stalled in counts {
-        println!("\n{stalled} stalled clients");
+    for &(stalled, remote) in counts {
+        let whose = if remote { ", with small queues" } else { "" };
+        println!("\n{stalled} stalled clients{whose}");
         println!(
             "{:26} {:>10} {:>11} {:>6} {:>9} {:>8} {:>12} {:>10}",
             "", "alone GB/s", "beside GB/s", "kept", "threads", "user B", "server KiB", "both KiB"
         );
         for server in &servers {
-            match one(server, stalled, rounds, time) {
+            match one(server, stalled, remote, rounds, time) {
                 Ok(row) => {
                     print(&row);
                     figures.rows.push(row);
                 }
-                Err(e) => figures.fail(format!("{}, {stalled} stalled: {e}", server.name)),
+                Err(e) => figures.fail(format!("{}, {stalled} stalled{whose}: {e}", server.name)),
             }
         }
     }
     Ok(figures)
 }
 
-fn one(server: &Server, stalled: usize, rounds: usize, time: Duration) -> io::Result<Row> {
+fn one(
+    server: &Server,
+    stalled: usize,
+    remote: bool,
+    rounds: usize,
+    time: Duration,
+) -> io::Result<Row> {
     let live = || {
         let run = |_| load::run_or_nothing(server, PATH, 1, time).gigabytes_per_second();
         Spread::of((0..rounds).map(run))
@@ -87,7 +114,8 @@ fn one(server: &Server, stalled: usize, rounds: usize, time: Duration) -> io::Re
         socket_memory(),
         server_sockets(server),
     );
-    let clients = Stalled::start(server, PATH, stalled)?;
+    let queue = if remote { REMOTE_QUEUE } else { 0 };
+    let clients = Stalled::start(server, PATH, stalled, queue)?;
     // Time for what is to be sent to them to be sent.
     std::thread::sleep(Duration::from_secs(1));
     let per = |before: f64, after: f64| (after - before).max(0.0) / stalled as f64;
@@ -105,6 +133,7 @@ fn one(server: &Server, stalled: usize, rounds: usize, time: Duration) -> io::Re
     Ok(Row {
         server: server.name.clone(),
         stalled,
+        remote,
         alone_gigabytes_per_second: alone,
         beside_gigabytes_per_second: beside,
         kept: beside.median / alone.median,

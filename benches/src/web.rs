@@ -52,9 +52,7 @@ pub fn start_all(
             other => find(other),
         };
         match program {
-            Some(program) => servers.push(Server::start(name, &program, |address| {
-                arguments(name, dir, state, address)
-            })?),
+            Some(program) => servers.push(start(name, &program, dir, state)?),
             None => missing.push(name.to_owned()),
         }
     }
@@ -62,6 +60,23 @@ pub fn start_all(
         println!("not installed, so not measured: {name}");
     }
     Ok((servers, missing))
+}
+
+/// Another process of a server that is running.
+pub fn start_twin(of: &Server, dir: &Path, state: &Path) -> io::Result<Server> {
+    let program = match SERVERS.iter().find(|(name, _)| *name == of.name) {
+        Some((_, "spliceport")) => Some(our_program()?),
+        Some((_, other)) => find(other),
+        None => None,
+    };
+    let program = program.ok_or_else(|| io::Error::other("it is no web server"))?;
+    start(&of.name, &program, dir, state)
+}
+
+fn start(name: &str, program: &Path, dir: &Path, state: &Path) -> io::Result<Server> {
+    Server::start(name, program, |address| {
+        arguments(name, dir, state, address)
+    })
 }
 
 fn arguments(name: &str, dir: &Path, state: &Path, at: SocketAddr) -> io::Result<Vec<String>> {

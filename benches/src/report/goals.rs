@@ -316,11 +316,24 @@ fn runtimes(all: &All, goals: &mut Vec<Goal>) {
 fn stalled_clients(all: &All, goals: &mut Vec<Goal>) {
     let ours = |r: &&stalled::Row| r.server == web::RING || r.server == web::EMULATED;
     for row in all.stalled.rows.iter().filter(ours) {
-        let of = format!("{} stalled, {}", row.stalled, row.server);
-        let note = format!(
+        let whose = match row.remote {
+            true => " with small queues of their own",
+            false => "",
+        };
+        let of = format!("{} stalled{whose}, {}", row.stalled, row.server);
+        let of_all = |bytes: f64| bytes * row.stalled as f64 / 1e9;
+        let mut note = format!(
             "{:.2} of {:.2} GB/s",
             row.beside_gigabytes_per_second.median, row.alone_gigabytes_per_second.median
         );
+        if let Some(own) = row.server_socket_bytes_per_stalled {
+            let clients = row.socket_bytes_per_stalled - own;
+            note += &format!(
+                "; TCP holds {:.1} GB for the server and {:.1} for the clients",
+                of_all(own),
+                of_all(clients.max(0.0))
+            );
+        }
         goals.push(ratio(
             format!("{of}: the live one keeps 0.9"),
             Some(row.kept),
@@ -368,7 +381,23 @@ fn cold_files(all: &All, goals: &mut Vec<Goal>) {
         let beside = row
             .beside_p99_micros
             .map_or("none answered".into(), |p| format!("{p:.0} µs"));
-        let note = format!("{:.0} µs → {beside}", row.alone_p99_micros);
+        let mut note = format!("{:.0} µs → {beside}", row.alone_p99_micros);
+        if let Some(floor) = row.elsewhere_p99_micros {
+            let share = floor / row.alone_p99_micros;
+            let says = match share > 1.5 {
+                true => "impossible here: with",
+                false => "with",
+            };
+            let rates = Option::zip(
+                row.cold_megabytes_per_second,
+                row.elsewhere_megabytes_per_second,
+            );
+            let rates = rates.map(|(ours, other)| format!(" ({other:.0} MB/s; here {ours:.0})"));
+            note += &format!(
+                "; {says} another process on the same processor serving the cold files{}, {share:.2}",
+                rates.unwrap_or_default()
+            );
+        }
         let mut goal = ratio(what, row.ratio, false, 1.5, note);
         if row.ratio.is_none() {
             goal.figure = "blocked".into();

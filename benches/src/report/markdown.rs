@@ -234,7 +234,9 @@ fn write_stalled(text: &mut String, figures: &Figures<stalled::Row>) {
     line(text, "\n## Stalled clients\n");
     line(
         text,
-        "Each asked for 64 MiB and read nothing; one reads. Memory is for each stalled one.\n",
+        "Each asked for 64 MiB and read nothing; one reads. Memory is for each stalled one. TCP's \
+         memory is bounded for all ends on a machine (tcp_mem), and here the clients' are on the \
+         server's: where it says so, their queues are as small as goes, as if they were on others.\n",
     );
     head(
         text,
@@ -258,7 +260,10 @@ fn write_stalled(text: &mut String, figures: &Figures<stalled::Row>) {
             text,
             &[
                 r.server.clone(),
-                r.stalled.to_string(),
+                match r.remote {
+                    true => format!("{}, small queues", r.stalled),
+                    false => r.stalled.to_string(),
+                },
                 format!("{:.2}", r.alone_gigabytes_per_second.median),
                 format!("{:.2}", beside.median),
                 format!("{:.2} – {:.2}", beside.min, beside.max),
@@ -280,7 +285,10 @@ fn write_cold(text: &mut String, figures: &Figures<cold::Row>) {
     line(text, "\n## Cold files\n");
     line(
         text,
-        "Requests for a hot file on 16 connections, alone and beside 64 cold ones.\n",
+        "Requests for a hot file on 16 connections, alone and beside 64 cold ones. A request's time \
+         ends when the kernel has the response for the load. The *floor* is what the same server \
+         does while the cold files are served by another process of its kind on the same \
+         processor.\n",
     );
     head(
         text,
@@ -294,6 +302,9 @@ fn write_cold(text: &mut String, figures: &Figures<cold::Row>) {
             "alone req/s",
             "beside req/s",
             "reads that waited",
+            "cold MB/s",
+            "floor p99 µs",
+            "its cold MB/s",
         ],
     );
     for r in &figures.rows {
@@ -310,6 +321,9 @@ fn write_cold(text: &mut String, figures: &Figures<cold::Row>) {
                 format!("{:.0}", r.alone_requests_per_second),
                 format!("{:.0}", r.beside_requests_per_second),
                 r.reads_waiting.map_or("—".into(), |n| n.to_string()),
+                or_dash(r.cold_megabytes_per_second, 0),
+                or_dash(r.elsewhere_p99_micros, 0),
+                or_dash(r.elsewhere_megabytes_per_second, 0),
             ],
         );
     }
