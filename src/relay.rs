@@ -89,8 +89,8 @@ impl RelayOutcome {
 ///   (half-close); its own direction goes on. When both have ended, both are closed.
 /// - If either is lost, or the relay is cancelled or idle for too long, both are aborted.
 ///
-/// The write side of both is the relay's: what is written meanwhile leaves when its direction has
-/// ended, if ever. Both must belong to the same proactor.
+/// The write side of both is the relay's, from when the other's stream is: what is written meanwhile
+/// leaves when its direction has ended, if ever. Both must belong to the same proactor.
 pub fn relay(
     a: &Transport,
     b: &Transport,
@@ -248,8 +248,11 @@ impl Joint {
 
     /// A direction's send is over.
     fn sent(self: &Rc<Self>, direction: Direction, outcome: SendOutcome) {
-        let whole = outcome.is_success();
+        // One without bytes is complete wherever it stands in a queue: not where that was dropped.
+        let dropped = outcome.is_success() && self.state.borrow().cancelled;
+        let whole = outcome.is_success() && !dropped;
         let end = match outcome.end {
+            _ if dropped => End::Cancelled,
             // All that the source, a connection, can fail with is that its peer is gone.
             End::Failed | End::Truncated => End::PeerGone,
             End::Complete => End::EndOfFile,
@@ -260,7 +263,9 @@ impl Joint {
             bytes: outcome.sent,
             end,
             routes: outcome.routes,
-            error: outcome.error,
+            error: outcome
+                .error
+                .or_else(|| dropped.then(|| error_of(End::Cancelled))),
         };
         let to = self.to(direction);
         if whole && to.can_write_eof() {

@@ -3,7 +3,7 @@
 mod common;
 
 use std::cell::{Cell, RefCell};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -160,6 +160,36 @@ on_both_backends! {
             // The count is what the peer got, to the byte; nothing of a pipe's rest came after it.
             let expected =
                 [&contents(0, sent as usize)[..], b"<behind>", &contents(0, 70_000)].concat();
+            assert_same(&join(&proactor, reader), &expected);
+            run_until(&proactor, "the end", || record.is_lost());
+            assert_eq!(record.signals().last(), Some(&Note::Lost(None)));
+        }
+    }
+
+    /// Of a source that does not say how long it is only its end tells that it was whole: a cancel
+    /// that comes when all of it and what follows have left in one send changes nothing.
+    fn c28_cancel_of_one_that_has_left_with_what_follows(proactor: Proactor) {
+        for keep in [true, false] {
+            let (transport, record, peer) = open(&proactor);
+            run_until(&proactor, "the connection", || record.has(&Note::Made));
+            let mut source = BufReader::with_capacity(100, file(50));
+            source.fill_buf().unwrap();
+            // What it has read is all that there is now, and its size says nothing.
+            source.get_ref().set_len(0).unwrap();
+            transport.write(&b"<before>"[..]).unwrap();
+            let options = by(RouteChoice::Auto).keep_connection(keep);
+            let outcome = send(&transport, Source::buf_reader(source, None), options);
+            transport.write(&b"<behind>"[..]).unwrap();
+            // All leave; the completion is not taken in before the cancel.
+            proactor.run_once(Some(Duration::ZERO)).unwrap();
+            assert!(!outcome.is_there());
+            outcome.handle.cancel();
+            transport.write(&b"<last>"[..]).unwrap();
+            transport.close();
+            let expected = [b"<before>", &contents(0, 50)[..], b"<behind><last>"].concat();
+            let reader = read_all(peer);
+            outcome.wait(&proactor);
+            assert_eq!((outcome.sent(), outcome.end()), (50, End::EndOfFile));
             assert_same(&join(&proactor, reader), &expected);
             run_until(&proactor, "the end", || record.is_lost());
             assert_eq!(record.signals().last(), Some(&Note::Lost(None)));

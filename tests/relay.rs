@@ -328,6 +328,32 @@ on_both_backends! {
         run_until(&proactor, "the other's end", || second.is_lost());
     }
 
+    fn a_stream_that_was_given_away_is_not_received_from(proactor: Proactor) {
+        for turns in [0, 3] {
+            let ((a, client), (b, server)) = (tcp(), tcp());
+            let joined = join_them(&proactor, a, b, RelayOptions::new());
+            for _ in 0..turns {
+                proactor.run_once(Some(Duration::ZERO)).unwrap();
+            }
+            let cell = Rc::new(RefCell::new(None));
+            let keep = Rc::clone(&cell);
+            let file = Fd::new(OwnedFd::from(empty_file()));
+            let sink = Sink::file(file, ..1000);
+            drop(joined.a.receive_file(sink, ReceiveOptions::new(), move |_, outcome| {
+                keep.borrow_mut().replace(outcome);
+            }));
+            let client = exchange(client, contents(0, LEN));
+            let server = exchange(server, Vec::new());
+            assert_same(&join(&proactor, server), &contents(0, LEN));
+            join(&proactor, client);
+            assert!(joined.wait(&proactor).is_success());
+            let outcome = cell.borrow_mut().take().expect("it has ended");
+            assert_eq!((outcome.received, outcome.end), (0, End::Failed));
+            let error = outcome.error.map(|e| e.kind());
+            assert_eq!(error, Some(io::ErrorKind::InvalidInput));
+        }
+    }
+
     fn unix_sockets(proactor: Proactor) {
         for route in WAYS {
             let (a, mut client) = std::os::unix::net::UnixStream::pair().unwrap();

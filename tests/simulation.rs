@@ -1,14 +1,16 @@
 //! The transport on a simulated kernel: each seed is a program, a peer, and a kernel's every
-//! decision.
+//! decision. Of three kinds: connections, relays, arrivals.
 //!
-//! A seed that fails is printed. It is run again, with all that happened, by
-//! `SPLICEPORT_SEED=12345 cargo test --test simulation`. More than the usual seeds are run by
-//! `SPLICEPORT_SEEDS=1000000` (so many) or `SPLICEPORT_SECONDS=3600` (so long), from
+//! A seed that fails is printed, with its kind. It is run again, with all that happened, by
+//! `SPLICEPORT_SEED=12345 cargo test --test simulation relays`, for example. More than the usual
+//! seeds are run by `SPLICEPORT_SEEDS=1000000` (so many) or `SPLICEPORT_SECONDS=3600` (so long), from
 //! `SPLICEPORT_FROM=` on.
 
 mod sim;
 
 use std::time::{Duration, Instant};
+
+use sim::Kind;
 
 fn number(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
@@ -25,12 +27,12 @@ fn alone() -> std::sync::MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-#[test]
-fn seeds_hold() {
+/// Runs the usual seeds, or those that the variables name.
+fn seeds_hold(kind: Kind, usual: u64) {
     let _alone = alone();
     if let Some(seed) = number("SPLICEPORT_SEED") {
-        println!("{:#?}", sim::program::Program::from_seed(seed));
-        let result = sim::run(seed, true);
+        println!("{}", kind.describe(seed));
+        let result = kind.run(seed, true);
         for line in &result.trace {
             println!("{line}");
         }
@@ -41,7 +43,7 @@ fn seeds_hold() {
     let limit = number("SPLICEPORT_SECONDS").map(Duration::from_secs);
     let seeds = number("SPLICEPORT_SEEDS").unwrap_or(match limit {
         Some(_) => u64::MAX - from,
-        None => 2000,
+        None => usual,
     });
     let start = Instant::now();
     let most = match number("SPLICEPORT_STOP") {
@@ -58,9 +60,9 @@ fn seeds_hold() {
         if verbose {
             eprintln!("seed {seed}");
         }
-        let result = sim::run(seed, false);
+        let result = kind.run(seed, false);
         if !result.problems.is_empty() {
-            eprintln!("SPLICEPORT_SEED={seed} {:?}", sim::backend(seed));
+            eprintln!("SPLICEPORT_SEED={seed} {kind:?} {:?}", sim::backend(seed));
             for problem in &result.problems {
                 eprintln!("    {problem}");
             }
@@ -73,12 +75,33 @@ fn seeds_hold() {
     assert!(failed.is_empty(), "seeds that failed: {failed:?}");
 }
 
-#[test]
-fn a_seed_is_the_same_run_each_time() {
+fn repeats(kind: Kind) {
     let _alone = alone();
     for seed in 0..100 {
-        let (first, second) = (sim::run(seed, true), sim::run(seed, true));
-        assert_eq!(first.trace, second.trace, "seed {seed}");
-        assert_eq!(first.digest, second.digest, "seed {seed}");
+        let (first, second) = (kind.run(seed, true), kind.run(seed, true));
+        assert_eq!(first.trace, second.trace, "{kind:?}, seed {seed}");
+        assert_eq!(first.digest, second.digest, "{kind:?}, seed {seed}");
     }
+}
+
+#[test]
+fn seeds_hold_of_connections() {
+    seeds_hold(Kind::Connection, 2000);
+}
+
+#[test]
+fn seeds_hold_of_relays() {
+    seeds_hold(Kind::Relay, 1000);
+}
+
+#[test]
+fn seeds_hold_of_arrivals() {
+    seeds_hold(Kind::Arrivals, 500);
+}
+
+#[test]
+fn a_seed_is_the_same_run_each_time() {
+    repeats(Kind::Connection);
+    repeats(Kind::Relay);
+    repeats(Kind::Arrivals);
 }

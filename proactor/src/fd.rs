@@ -333,6 +333,8 @@ impl Fd {
         if nowait {
             sim::before_nowait()?;
         }
+        // The files of a simulation are memory, of which the kernel says nothing.
+        let nowait = nowait && !sim::is_active();
         sys::pread_spare(self.as_fd(), buf, len, offset, nowait)
     }
 }

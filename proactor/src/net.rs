@@ -271,6 +271,7 @@ pub fn listen(address: &Address, options: &ListenOptions) -> io::Result<Fd> {
 /// accept4(2) without waiting.
 pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Fd> {
     let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    sim::before_accept(listener)?;
     sys::retry(|| {
         // SAFETY: no address is asked for.
         let result = unsafe {
@@ -288,8 +289,10 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Fd> {
 /// connect(2) without waiting: `EINPROGRESS` where it goes on.
 pub(crate) fn connect(socket: BorrowedFd<'_>, address: &Address) -> io::Result<()> {
     let raw = RawAddress::from(address);
+    sim::before_connect()?;
     // SAFETY: the address lives on this stack frame and its length is given.
-    sys::check(unsafe { libc::connect(socket.as_raw_fd(), raw.pointer(), raw.len) }).map(drop)
+    sys::check(unsafe { libc::connect(socket.as_raw_fd(), raw.pointer(), raw.len) })?;
+    sim::after_connect(socket)
 }
 
 type NameCall =

@@ -1,7 +1,7 @@
 //! Operations on a simulated kernel: what real ones show seldom, or not at all.
 
 use std::cell::RefCell;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -81,4 +81,69 @@ fn an_hour_passes_at_once() {
         }
         assert_eq!(simulation.elapsed(), hour);
     });
+}
+
+/// What transfers move by direct calls in one turn of the loop is bounded, all together, so that
+/// others are heard in between; and all get on.
+#[test]
+fn a_turn_moves_a_bounded_amount() {
+    const MANY: usize = 64;
+    const BOUND: usize = 4 << 20;
+    let file = zeros(8 << 20);
+    for method in [Method::Inline, Method::Sendfile] {
+        on_both(|_, proactor| {
+            let mut peers = Vec::new();
+            for _ in 0..MANY {
+                let (ours, peer) = net::pair().unwrap();
+                net::set_buffer_sizes(&ours, Some(1 << 20), None).unwrap();
+                let op = SendFile {
+                    header: SendBuf::new(),
+                    file: file.clone(),
+                    socket: ours,
+                    offset: Some(0),
+                    len: 8 << 20,
+                    more: false,
+                    method,
+                };
+                let _ = submit(&proactor, Op::SendFile(op));
+                peers.push((std::fs::File::from(peer.into_owned().unwrap()), 0));
+            }
+            let mut buf = vec![0; 1 << 20];
+            let mut most = 0;
+            for _ in 0..40 {
+                proactor.run_once(Some(Duration::ZERO)).unwrap();
+                let mut moved = 0;
+                for (peer, total) in &mut peers {
+                    while let Ok(n @ 1..) = peer.read(&mut buf) {
+                        moved += n;
+                        *total += n;
+                    }
+                }
+                most = most.max(moved);
+            }
+            // One may have been let go beyond it.
+            assert!(most <= BOUND + (1 << 20), "{method:?}: {most} in a turn");
+            assert!(most > 0);
+            let least = peers.iter().map(|(_, total)| *total).min();
+            assert!(least > Some(0), "{method:?}: one of them got nothing");
+        });
+    }
+}
+
+fn zeros(len: u64) -> Fd {
+    let name = format!(
+        "{}/zeros-{}",
+        env!("CARGO_TARGET_TMPDIR"),
+        std::process::id()
+    );
+    let mut options = std::fs::File::options();
+    let file = options
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&name)
+        .unwrap();
+    std::fs::remove_file(name).unwrap();
+    file.set_len(len).unwrap();
+    Fd::new(OwnedFd::from(file))
 }

@@ -343,6 +343,15 @@ impl FileSend {
                 End::EndOfFile
             });
         }
+        let at_hand = self.head.len() > self.gathered || !self.chunk().is_empty();
+        // What is known to have ended has, and was not stopped before.
+        if !at_hand && self.ended.is_some_and(|ended| ended <= done) {
+            return Next::Over(if self.total.is_some() {
+                End::Truncated
+            } else {
+                End::EndOfFile
+            });
+        }
         if let Some(end) = self.stop {
             return Next::Over(end);
         }
@@ -351,13 +360,6 @@ impl FileSend {
         }
         if !self.chunk().is_empty() {
             return Next::Chunk;
-        }
-        if self.ended.is_some_and(|ended| ended <= done) {
-            return Next::Over(if self.total.is_some() {
-                End::Truncated
-            } else {
-                End::EndOfFile
-            });
         }
         match &self.body {
             Body::Pending(_) | Body::None => Next::Over(End::Truncated),

@@ -184,8 +184,9 @@ impl Transport {
     /// [`pause_reading`](Transport::pause_reading) does not hold a receive back: it pauses
     /// `data_received` alone. [`close`](Transport::close) and [`abort`](Transport::abort) end it
     /// as cancelled, a reset as [`End::PeerGone`](crate::End::PeerGone). On a transport that is
-    /// closing or lost it ends with [`End::Closing`](crate::End::Closing). The write side is not
-    /// touched.
+    /// closing or lost it ends with [`End::Closing`](crate::End::Closing), and where the stream was
+    /// given to a [`relay`](crate::relay()) as failed, with an error of kind `InvalidInput`. The write
+    /// side is not touched.
     pub fn receive_file(
         &self,
         sink: impl Into<Sink>,

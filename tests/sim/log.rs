@@ -36,6 +36,8 @@ pub enum Entry {
     Write(usize, usize),
     /// A send: its number.
     Send(usize),
+    /// What a relay brings.
+    Relayed,
 }
 
 /// How a send ended.
@@ -77,6 +79,8 @@ pub struct Log {
     pub received: RefCell<Vec<u8>>,
     pub problems: RefCell<Vec<String>>,
     pub(super) transport: RefCell<Option<Transport>>,
+    /// It has been there.
+    pub(super) adopted: Cell<bool>,
     pub(super) tags: Cell<usize>,
     pub(super) in_callback: Cell<bool>,
     pub(super) in_call: Cell<bool>,
@@ -91,6 +95,8 @@ pub struct Log {
     pub eof_asked: Cell<bool>,
     pub paused: Cell<bool>,
     pub lost: Cell<bool>,
+    /// The connection is one of a relay's.
+    pub relayed: Cell<bool>,
     /// Callbacks so far.
     pub calls: Cell<u64>,
 }
@@ -134,6 +140,13 @@ impl Log {
         Some(result)
     }
 
+    /// The connection's transport is there.
+    pub fn adopt(&self, transport: &Transport) {
+        if !self.adopted.replace(true) {
+            *self.transport.borrow_mut() = Some(transport.clone());
+        }
+    }
+
     pub fn transport(&self) -> Option<Transport> {
         self.transport.borrow().clone()
     }
@@ -157,6 +170,15 @@ impl Log {
                 self.in_call.set(true);
                 handle.cancel();
                 self.in_call.set(false);
+            }
+            Action::CancelLast => {
+                let last = self.sends.borrow().len().saturating_sub(1);
+                self.act(&Action::Cancel(last));
+            }
+            Action::Together(actions) => {
+                for action in actions {
+                    self.act(action);
+                }
             }
             Action::Receive(plan) => self.receive(plan),
             Action::CancelReceive(which) => self.cancel_receive(*which),
@@ -183,13 +205,14 @@ impl Log {
                 }
             }
             Action::Close => {
-                self.call(Transport::close);
-                self.closed.set(true);
+                let called = self.call(Transport::close).is_some();
+                self.closed.set(self.closed.get() || called);
             }
             Action::Abort => {
-                self.call(Transport::abort);
-                self.aborted.set(true);
-                self.closed.set(true);
+                if self.call(Transport::abort).is_some() {
+                    self.aborted.set(true);
+                    self.closed.set(true);
+                }
             }
             _ => return false,
         }
@@ -217,7 +240,9 @@ impl Log {
                 let new = tags.iter().zip(lens).map(|(t, l)| Entry::Write(*t, *l));
                 self.entries.borrow_mut().extend(new);
             }
-            Some(Err(e)) if open => self.problem(format!("a write was refused: {e}")),
+            Some(Err(e)) if open && !self.relayed.get() => {
+                self.problem(format!("a write was refused: {e}"))
+            }
             _ => {}
         }
     }
@@ -332,13 +357,15 @@ impl Log {
 pub struct User(pub Rc<Log>);
 
 impl Protocol for User {
-    fn connection_made(&mut self, _: &Transport) {
+    fn connection_made(&mut self, transport: &Transport) {
+        self.0.adopt(transport);
         self.0.inside(|| self.0.note(Note::Made));
     }
 
     fn data_received(&mut self, transport: &Transport, data: &[u8]) {
         self.0.inside(|| {
             let taken = self.0.receives.borrow().iter().any(Receiving::is_queued);
+            let taken = taken || self.0.relayed.get();
             if data.is_empty() || !self.0.reading.get() || transport.is_closing() || taken {
                 self.0.problem("data was delivered that must not be");
             }
@@ -353,7 +380,7 @@ impl Protocol for User {
 
     fn eof_received(&mut self, transport: &Transport) -> bool {
         self.0.inside(|| {
-            if !self.0.reading.get() || transport.is_closing() {
+            if !self.0.reading.get() || transport.is_closing() || self.0.relayed.get() {
                 self.0.problem("an end was delivered that must not be");
             }
             self.0.note(Note::Eof);

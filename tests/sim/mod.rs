@@ -3,20 +3,25 @@
 
 #![allow(dead_code)]
 
+pub mod arrivals;
 pub mod content;
 pub mod log;
 pub mod model;
 pub mod peer;
 pub mod program;
 pub mod receives;
+pub mod relays;
 pub mod run;
+pub mod side;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use spliceport::proactor::sim::{Conditions, Simulation};
 use spliceport::proactor::{BackendChoice, Proactor};
 
+use arrivals::ArrivalsProgram;
 use program::Program;
+use relays::JoinedProgram;
 
 /// What one seed brought.
 pub struct Result {
@@ -33,15 +38,59 @@ pub fn backend(seed: u64) -> BackendChoice {
     }
 }
 
-/// Runs the program of a seed in the world of that seed.
-pub fn run(seed: u64, record: bool) -> Result {
-    let program = Program::from_seed(seed);
+/// A kind of random programs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// One connection, all that its user can do.
+    Connection,
+    /// Two, and a relay.
+    Relay,
+    /// Several, that are accepted and made.
+    Arrivals,
+}
+
+impl Kind {
+    /// The program of a seed, in words.
+    pub fn describe(self, seed: u64) -> String {
+        match self {
+            Kind::Connection => format!("{:#?}", Program::from_seed(seed)),
+            Kind::Relay => format!("{:#?}", JoinedProgram::from_seed(seed)),
+            Kind::Arrivals => format!("{:#?}", ArrivalsProgram::from_seed(seed)),
+        }
+    }
+
+    /// Runs the program of a seed in the world of that seed.
+    pub fn run(self, seed: u64, record: bool) -> Result {
+        match self {
+            Kind::Connection => {
+                let program = Program::from_seed(seed);
+                in_world(seed, record, |simulation| {
+                    simulate(&program, simulation, seed)
+                })
+            }
+            Kind::Relay => {
+                let program = JoinedProgram::from_seed(seed);
+                in_world(seed, record, |simulation| {
+                    relays::simulate(&program, simulation, seed)
+                })
+            }
+            Kind::Arrivals => {
+                let program = ArrivalsProgram::from_seed(seed);
+                in_world(seed, record, |simulation| {
+                    arrivals::simulate(&program, simulation, seed)
+                })
+            }
+        }
+    }
+}
+
+fn in_world(seed: u64, record: bool, run: impl Fn(&Simulation) -> Vec<String>) -> Result {
     let before = open_descriptors();
     let simulation = Simulation::new(seed, Conditions::from_seed(seed));
     if record {
         simulation.record();
     }
-    let run = || simulate(&program, &simulation, seed);
+    let run = || run(&simulation);
     let mut problems = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
@@ -58,15 +107,20 @@ pub fn run(seed: u64, record: bool) -> Result {
     }
 }
 
-fn simulate(program: &Program, simulation: &Simulation, seed: u64) -> Vec<String> {
-    let proactor = Proactor::builder()
-        .backend(backend(seed))
+/// The proactor that a program asks for.
+fn build(program: &Program, backend: BackendChoice) -> Proactor {
+    Proactor::builder()
+        .backend(backend)
         .pipes(program.pipes)
         .pipe_size(program.pipe_size)
         .entries(program.entries)
         .recv_buffers(program.recv_buffers.0, program.recv_buffers.1)
         .build()
-        .unwrap();
+        .unwrap()
+}
+
+fn simulate(program: &Program, simulation: &Simulation, seed: u64) -> Vec<String> {
+    let proactor = build(program, backend(seed));
     let connection = peer::local(program);
     let run = run::Run::new(program, proactor, connection, Some(simulation), seed);
     let report = run.finish(program);

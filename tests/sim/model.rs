@@ -7,16 +7,16 @@ use spliceport::proactor::sim::Faults;
 use spliceport::{End, Route};
 
 use super::content::content;
-use super::log::{Entry, Note, Outcome, Sending};
+use super::log::{Entry, Log, Note, Outcome, Sending};
 use super::program::{From, Medium, Program};
 use super::receives;
-use super::run::Report;
+use super::side::Side;
 
 /// All that is wrong with a run.
-pub fn check(program: &Program, report: &Report, faults: Faults) -> Vec<String> {
+pub fn check(program: &Program, report: &Side, faults: Faults) -> Vec<String> {
     let mut problems = report.log.problems.borrow().clone();
     let mut checker = Checker {
-        program,
+        medium: program.medium,
         report,
         faults,
         problems: &mut problems,
@@ -31,8 +31,8 @@ pub fn check(program: &Program, report: &Report, faults: Faults) -> Vec<String> 
 }
 
 struct Checker<'a> {
-    program: &'a Program,
-    report: &'a Report,
+    medium: Medium,
+    report: &'a Side,
     faults: Faults,
     problems: &'a mut Vec<String>,
 }
@@ -44,6 +44,14 @@ fn breaks(send: &Sending, outcome: &Outcome) -> bool {
         End::Truncated | End::Cancelled | End::TimedOut | End::Failed
     );
     ended && outcome.sent > 0 && !send.plan.keep_connection
+}
+
+/// Whether one of a connection's sends broke it off.
+pub fn any_breaks(log: &Log) -> bool {
+    let sends = log.sends.borrow();
+    sends
+        .iter()
+        .any(|s| s.outcome.as_ref().is_some_and(|o| breaks(s, o)))
 }
 
 impl Checker<'_> {
@@ -82,7 +90,8 @@ impl Checker<'_> {
                 let send = &sends[*number];
                 let outcome = send.outcome.as_ref()?;
                 let early = matches!(outcome.end, End::Cancelled | End::TimedOut);
-                let began = !(send.late || early && outcome.sent == 0);
+                let refused = send.late || outcome.end == End::Closing;
+                let began = !(refused || early && outcome.sent == 0);
                 began.then_some(*number)
             }
             _ => None,
@@ -107,10 +116,7 @@ impl Checker<'_> {
     }
 
     fn any_breaking(&self) -> bool {
-        let sends = self.report.log.sends.borrow();
-        sends
-            .iter()
-            .any(|s| s.outcome.as_ref().is_some_and(|o| breaks(s, o)))
+        any_breaks(&self.report.log)
     }
 
     fn may_break(&self) -> bool {
@@ -118,11 +124,18 @@ impl Checker<'_> {
             || self.report.proactor_dropped
             || self.faults.sockets > 0
             || self.any_breaking()
+            || self.relay_failed()
+    }
+
+    /// A relay was ended before its time, and with it the connection.
+    fn relay_failed(&self) -> bool {
+        self.report.relayed.is_some_and(|relayed| relayed.failed)
     }
 
     fn must_break(&self) -> bool {
         self.any_breaking()
             && !self.report.log.aborted.get()
+            && !self.relay_failed()
             && !self.report.peer_closed
             && !self.report.proactor_dropped
             && self.faults.sockets == 0
@@ -205,7 +218,8 @@ impl Checker<'_> {
                     || send.outside.bad && sent == there
                     || (plan.native_only && outcome.error == Some(io::ErrorKind::Unsupported))
             }
-            End::Closing => send.late,
+            // A relay ends the writing when its direction has ended.
+            End::Closing => send.late || self.report.relayed.is_some(),
         };
         if !fits {
             return Err("it can't have ended so");
@@ -228,13 +242,12 @@ impl Checker<'_> {
         send.outcome.is_some()
     }
 
-    /// What the peer got.
-    fn bytes_sent(&mut self) {
-        let log = std::rc::Rc::clone(&self.report.log);
-        let sends = log.sends.borrow();
+    /// What leaves if it does in this order, and how much of it was said to have left.
+    fn expected(&self, entries: &[Entry]) -> (Vec<u8>, usize) {
+        let sends = self.report.log.sends.borrow();
         let mut expected = Vec::new();
         let mut least = 0;
-        for entry in log.entries.borrow().iter() {
+        for entry in entries {
             match *entry {
                 Entry::Write(tag, len) => expected.extend(content(tag, 0, len)),
                 Entry::Send(number) => {
@@ -251,8 +264,53 @@ impl Checker<'_> {
                         break;
                     }
                 }
+                Entry::Relayed => {
+                    let Some(relayed) = self.report.relayed else {
+                        break;
+                    };
+                    expected.extend(content(relayed.tag, relayed.from, relayed.bytes));
+                    if relayed.bytes > 0 && relayed.told {
+                        least = expected.len();
+                    }
+                    if !relayed.whole {
+                        break;
+                    }
+                }
             }
         }
+        (expected, least)
+    }
+
+    /// The orders in which what was queued may leave. A relay begins when the other connection's
+    /// stream can be had, and what is written until then goes before.
+    fn orders(&self) -> Vec<Vec<Entry>> {
+        let entries = self.report.log.entries.borrow();
+        let relay = entries.iter().position(|e| matches!(e, Entry::Relayed));
+        let mut orders = vec![entries.clone()];
+        for behind in relay.map_or(0, |at| at + 1)..relay.map_or(0, |_| entries.len()) {
+            let mut order = orders[orders.len() - 1].clone();
+            order.swap(behind - 1, behind);
+            orders.push(order);
+        }
+        orders
+    }
+
+    /// What the peer got.
+    fn bytes_sent(&mut self) {
+        let log = std::rc::Rc::clone(&self.report.log);
+        let sends = log.sends.borrow();
+        let mut orders = self.orders().into_iter().map(|order| self.expected(&order));
+        let (expected, least) = match orders.len() {
+            0 | 1 => orders.next().unwrap_or_default(),
+            _ => {
+                let all: Vec<_> = orders.collect();
+                let fits = |e: &&(Vec<u8>, usize)| e.0.starts_with(&self.report.arrived);
+                all.iter().rev().find(fits).unwrap_or(&all[0]).clone()
+            }
+        };
+        // What a reset overtakes on its way, a peer over TCP never sees.
+        let unread = log.received.borrow().len() < self.report.peer_sent;
+        let overtaken = self.report.tcp && (unread || self.may_break() || log.aborted.get());
         let arrived = &self.report.arrived;
         let same = arrived.iter().zip(&expected).take_while(|(a, b)| a == b);
         let same = same.count();
@@ -265,7 +323,7 @@ impl Checker<'_> {
                 expected.len()
             ));
         }
-        if self.report.peer_closed || !self.report.arrived_all {
+        if self.report.peer_closed || !self.report.arrived_all || overtaken {
             return;
         }
         if arrived.len() < least {
@@ -278,7 +336,8 @@ impl Checker<'_> {
         let clean = matches!(
             notes.iter().find(|n| matches!(n, Note::Lost(_))),
             Some(Note::Lost(None))
-        ) && !log.aborted.get();
+        ) && !log.aborted.get()
+            && !self.relay_failed();
         if clean && arrived.len() != expected.len() {
             self.problem(format!(
                 "{} bytes arrived of {} before an orderly end",
@@ -291,7 +350,7 @@ impl Checker<'_> {
     /// What the user got.
     fn bytes_received(&mut self) {
         let received = self.report.log.received.borrow();
-        let expected = content(usize::MAX / 2, 0, self.report.peer_sent);
+        let expected = content(self.report.tag, 0, self.report.peer_sent);
         if !expected.starts_with(&received) {
             self.problems.push(format!(
                 "{} bytes were received, which are not those that were sent",
@@ -300,9 +359,7 @@ impl Checker<'_> {
         }
         let notes = self.report.log.notes.borrow();
         if notes.contains(&Note::Eof) {
-            if !self.report.peer_shut
-                && !self.report.peer_closed
-                && self.program.medium != Medium::PipeOut
+            if !self.report.peer_shut && !self.report.peer_closed && self.medium != Medium::PipeOut
             {
                 self.problems
                     .push("an end came that nobody made".to_owned());

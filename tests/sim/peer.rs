@@ -53,6 +53,14 @@ impl Peer {
         }
     }
 
+    /// Its closing will be a reset.
+    pub fn reset_on_close(&self) {
+        if let Peer::Tcp(stream) = self {
+            let socket = Fd::new(OwnedFd::from(stream.try_clone().unwrap()));
+            spliceport::proactor::net::set_reset_on_close(&socket).unwrap();
+        }
+    }
+
     /// Whether it reads a pipe.
     pub fn is_pipe(&self) -> bool {
         matches!(self, Peer::Pipe(_))

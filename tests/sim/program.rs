@@ -13,10 +13,14 @@ use super::receives::ReceivePlan;
 pub enum Action {
     Write(usize),
     WriteVectored(Vec<usize>),
+    /// All of these, before the loop has a turn.
+    Together(Vec<Action>),
     Send(SendPlan),
     Receive(ReceivePlan),
     /// Of one of the sends so far.
     Cancel(usize),
+    /// Of the last send so far.
+    CancelLast,
     /// Of one of the receives so far.
     CancelReceive(usize),
     PauseReading,
@@ -33,6 +37,8 @@ pub enum Action {
     /// The peer ends its sending.
     PeerShuts,
     PeerCloses,
+    /// With a reset, where its connection knows one.
+    PeerResets,
     /// One of the files sent so far becomes this long, in thousandths of its length.
     Truncate(usize, u64),
     /// More comes through one of the pipes that are sent.
@@ -148,9 +154,23 @@ impl Program {
             violent: rng.chance(350),
             receives: medium != Medium::PipeOut && rng.chance(400),
         };
-        let actions = (0..rng.between(2, 24))
-            .map(|_| action(rng, manner, true))
-            .collect();
+        let mut actions = Vec::new();
+        for _ in 0..rng.between(2, 24) {
+            actions.push(action(rng, manner, true));
+            // A cancel of what has just left, or is about to.
+            if matches!(actions.last(), Some(Action::Together(_))) && rng.chance(400) {
+                actions.push(Action::CancelLast);
+            }
+        }
+        Program::connection(rng, medium, actions)
+    }
+
+    /// A connection over a socket, of which nothing more is said.
+    pub fn socket(rng: &mut Rng) -> Program {
+        Program::connection(rng, Medium::Socket, Vec::new())
+    }
+
+    fn connection(rng: &mut Rng, medium: Medium, actions: Vec<Action>) -> Program {
         Program {
             medium,
             send_buffer: rng.chance(600).then(|| rng.between(2048, 100_000) as u32),
@@ -176,6 +196,13 @@ impl Program {
     }
 }
 
+impl Action {
+    /// A random one.
+    pub fn random(rng: &mut Rng, violent: bool, receives: bool) -> Action {
+        action(rng, Manner { violent, receives }, true)
+    }
+}
+
 impl Program {
     /// The program of a seed with what is determinate alone: however the kernel decides, and
     /// whatever it is, the same bytes arrive, and each send ends in the same way.
@@ -188,7 +215,39 @@ impl Program {
     }
 }
 
+impl Program {
+    /// The program of a seed with all that can be done in real time.
+    pub fn real(seed: u64) -> Program {
+        let mut program = Program::from_seed(seed);
+        program.medium = Medium::Socket;
+        program.actions.iter_mut().for_each(hurry);
+        program
+    }
+}
+
+/// Nothing is paced, and sends and receives have the same numbers in each run: callbacks, which come
+/// when they come, begin none.
+fn hurry(action: &mut Action) {
+    let then = match action {
+        Action::Send(plan) => {
+            plan.rate = None;
+            &mut plan.then
+        }
+        Action::Receive(plan) => {
+            plan.rate = None;
+            &mut plan.then
+        }
+        Action::Together(actions) => return actions.iter_mut().for_each(hurry),
+        _ => return,
+    };
+    then.retain(|action| !matches!(action, Action::Send(_) | Action::Receive(_) | Action::LetGo));
+}
+
 fn is_determinate(action: &mut Action) -> bool {
+    if let Action::Together(actions) = action {
+        actions.retain_mut(is_determinate);
+        return true;
+    }
     if let Action::Send(plan) = action {
         plan.timeout = None;
         plan.rate = None;
@@ -221,7 +280,8 @@ fn action(rng: &mut Rng, manner: Manner, outermost: bool) -> Action {
             0..14 => Action::Write(size(rng)),
             14..18 => Action::WriteVectored((0..rng.below(5)).map(|_| size(rng) / 4).collect()),
             18..44 => Action::Send(send(rng, manner, outermost)),
-            44..49 => Action::Cancel(rng.index(8)),
+            44..47 => Action::Cancel(rng.index(8)),
+            47..49 => Action::CancelLast,
             49..52 => Action::PauseReading,
             52..56 => Action::ResumeReading,
             56..59 => {
@@ -240,10 +300,20 @@ fn action(rng: &mut Rng, manner: Manner, outermost: bool) -> Action {
             63..68 => Action::PeerWrites(size(rng)),
             68..73 => Action::PeerReads(size(rng)),
             73..74 => Action::PeerShuts,
-            74..76 if violent => Action::PeerCloses,
+            74..75 if violent => Action::PeerCloses,
+            75..76 if violent => Action::PeerResets,
             76..78 if violent => Action::Truncate(rng.index(8), rng.below(1100)),
             78..81 => Action::Feed(size(rng)),
-            81..93 => Action::Turns(rng.between(1, 12) as u32),
+            81..84 => Action::Together(
+                (0..rng.between(2, 5))
+                    .map(|_| match rng.below(4) {
+                        0..2 => Action::Write(rng.length(4000)),
+                        2 => Action::Send(send(rng, manner, false)),
+                        _ => Action::Send(whole(rng, manner)),
+                    })
+                    .collect(),
+            ),
+            84..93 => Action::Turns(rng.between(1, 12) as u32),
             93..95 => Action::Sleep(Duration::from_micros(1 << rng.below(28))),
             95..99 => Action::Settle,
             99..100 if violent && rng.chance(300) => Action::DropProactor,
@@ -269,6 +339,21 @@ fn callback(rng: &mut Rng, manner: Manner, outermost: bool) -> Vec<Action> {
             .map(|_| action(rng, manner, false))
             .collect(),
         false => Vec::new(),
+    }
+}
+
+/// A small file that is sent to its end, wherever that is.
+fn whole(rng: &mut Rng, manner: Manner) -> SendPlan {
+    SendPlan {
+        from: From::File,
+        size: rng.length(8 << 10),
+        start: 0,
+        len: None,
+        route: RouteChoice::Auto,
+        native_only: false,
+        timeout: None,
+        rate: None,
+        ..send(rng, manner, false)
     }
 }
 

@@ -19,7 +19,7 @@ use spliceport::{
 use super::content::{self, content};
 use super::log::{Log, Note};
 use super::program::{Action, size};
-use super::run::Report;
+use super::side::{self, Side};
 
 /// What is received into.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -141,6 +141,8 @@ pub struct Receiving {
     pub cancelled: bool,
     /// The transport was closing.
     pub late: bool,
+    /// The stream was a relay's.
+    relayed: bool,
     progress: Vec<u64>,
     pub ended: Option<Ended>,
 }
@@ -185,7 +187,7 @@ fn sink(plan: &ReceivePlan, tag: usize) -> (Sink, Outside) {
 impl Receiving {
     /// Whether it has the stream, or waits for it.
     pub fn is_queued(&self) -> bool {
-        self.ended.is_none() && !self.late
+        self.ended.is_none() && !self.late && !self.relayed
     }
 
     /// Takes out what a pipe or socket holds; how much was it?
@@ -252,6 +254,7 @@ impl Log {
             return;
         };
         let late = transport.is_closing();
+        let relayed = self.relayed.get();
         let tag = self.tag();
         let number = self.receives.borrow().len();
         let (sink, outside) = sink(plan, tag);
@@ -269,7 +272,7 @@ impl Log {
             });
         }
         let queued = self.receives.borrow().iter().any(Receiving::is_queued);
-        if !late && !queued && !self.notes.borrow().contains(&Note::Eof) {
+        if !late && !relayed && !queued && !self.notes.borrow().contains(&Note::Eof) {
             let mut had = self.received.borrow_mut();
             let at = had.len().saturating_sub(plan.prefix);
             options = options.prefix(had.split_off(at));
@@ -290,6 +293,7 @@ impl Log {
             since,
             cancelled: false,
             late,
+            relayed,
             progress: Vec::new(),
             ended: None,
         });
@@ -364,7 +368,7 @@ impl Log {
             return;
         }
         let start = receive.plan.start;
-        let expected = content(usize::MAX / 2, peer_sent - due, due);
+        let expected = content(side::PEER, peer_sent - due, due);
         let all = contents(file);
         let got = all.get(start..).unwrap_or_default();
         if !got.starts_with(&expected) {
@@ -376,7 +380,7 @@ impl Log {
 }
 
 /// What is wrong with the receives of a run; `broken` where the connection may have ended by itself.
-pub fn check(report: &Report, faults: Faults, broken: bool) -> Vec<String> {
+pub fn check(report: &Side, faults: Faults, broken: bool) -> Vec<String> {
     let mut problems = Vec::new();
     let receives = report.log.receives.borrow();
     for (number, receive) in receives.iter().enumerate() {
@@ -398,7 +402,7 @@ pub fn check(report: &Report, faults: Faults, broken: bool) -> Vec<String> {
             let receive = &receives[*number];
             let ended = receive.ended.as_ref()?;
             let early = matches!(ended.end, End::Cancelled | End::TimedOut);
-            let began = !(receive.late || early && ended.received == 0);
+            let began = !(receive.late || receive.relayed || early && ended.received == 0);
             began.then_some(*number)
         }
         _ => None,
@@ -411,7 +415,7 @@ pub fn check(report: &Report, faults: Faults, broken: bool) -> Vec<String> {
 }
 
 fn fits(
-    report: &Report,
+    report: &Side,
     faults: Faults,
     broken: bool,
     receive: &Receiving,
@@ -443,6 +447,7 @@ fn fits(
         End::Cancelled => receive.cancelled || report.log.closed.get() || broken,
         End::TimedOut => plan.timeout.is_some_and(|time| ended.after >= time),
         End::PeerGone => report.peer_closed || faults.sockets > 0,
+        End::Failed if receive.relayed => ended.error == Some(io::ErrorKind::InvalidInput),
         End::Failed => match plan.to {
             To::ReadOnly => ended.error == Some(io::ErrorKind::PermissionDenied),
             // They can't be brought to a disk.

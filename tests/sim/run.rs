@@ -1,95 +1,48 @@
 //! Runs a program: on a simulated kernel or on the real one, on one thread, its peer included.
 
-use std::cell::Cell;
-use std::io::{self, Write};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use spliceport::proactor::sim::{Rng, Simulation};
 use spliceport::proactor::{Fd, Proactor};
-use spliceport::{Transport, TransportOptions};
 
-use super::content::content;
-use super::log::{Log, User};
+use super::log::Log;
 use super::peer::Peer;
-use super::program::{Action, Appetite, Medium, Program};
-use super::receives::Receiving;
+use super::program::{Action, Appetite, Program};
+use super::side::Side;
 
 /// More bytes than any program sends.
 const ENDLESS: usize = 64 << 20;
-
-/// All that a run brought.
-pub struct Report {
-    pub log: Rc<Log>,
-    /// What the peer received, and whether that was all there was.
-    pub arrived: Vec<u8>,
-    pub arrived_all: bool,
-    /// What the peer sent.
-    pub peer_sent: usize,
-    pub peer_shut: bool,
-    pub peer_closed: bool,
-    pub proactor_dropped: bool,
-}
 
 /// A run under way.
 pub struct Run<'a> {
     simulation: Option<&'a Simulation>,
     pub proactor: Option<Proactor>,
-    socket: Fd,
     log: Rc<Log>,
-    peer: Peer,
-    appetite: Appetite,
-    report: Report,
+    side: Side,
     rng: Rng,
-    buf: Vec<u8>,
 }
 
 impl<'a> Run<'a> {
     pub fn new(
         program: &Program,
         proactor: Proactor,
-        (socket, peer): (Fd, Peer),
+        connection: (Fd, Peer),
         simulation: Option<&'a Simulation>,
         seed: u64,
     ) -> Run<'a> {
-        let log = Rc::new(Log {
-            read_only: program.medium == Medium::PipeIn,
-            half_open: program.half_open,
-            pauses: program.pauses,
-            reading: Cell::new(program.reading),
-            ..Log::default()
-        });
-        let mut options = TransportOptions::new().reading(program.reading);
-        if let Some((high, low)) = program.limits {
-            options = options.write_limits(high, low);
-        }
-        let user = Box::new(User(Rc::clone(&log)));
-        let transport = Transport::new(&proactor, socket.clone(), user, &options).unwrap();
-        *log.transport.borrow_mut() = Some(transport);
-        let report = Report {
-            log: Rc::clone(&log),
-            arrived: Vec::new(),
-            arrived_all: false,
-            peer_sent: 0,
-            peer_shut: false,
-            peer_closed: false,
-            proactor_dropped: false,
-        };
+        let side = Side::open(program, &proactor, connection);
         Run {
             simulation,
             proactor: Some(proactor),
-            socket,
-            log,
-            peer,
-            appetite: program.appetite,
-            report,
+            log: Rc::clone(&side.log),
+            side,
             rng: Rng::new(seed ^ 0xd1ce),
-            buf: vec![0; 1 << 16],
         }
     }
 
     /// Does all that the program says, then ends the connection in an orderly way, and lets go.
-    pub fn finish(mut self, program: &Program) -> Report {
+    pub fn finish(mut self, program: &Program) -> Side {
         for action in &program.actions {
             self.perform(action);
             if self.proactor.is_none() {
@@ -101,39 +54,17 @@ impl<'a> Run<'a> {
             }
         }
         self.wind_up();
-        self.report
+        self.side
     }
 
     fn perform(&mut self, action: &Action) {
         if let Some(simulation) = self.simulation {
             simulation.note("action", 0, 0);
         }
-        if self.log.act(action) {
+        if self.side.perform(action) {
             return;
         }
         match action {
-            Action::LetGo => *self.log.transport.borrow_mut() = None,
-            Action::PeerWrites(len) => self.peer_writes(*len),
-            Action::PeerReads(len) => {
-                self.peer_reads(*len);
-            }
-            Action::PeerShuts => self.peer_shuts(),
-            Action::PeerCloses => self.peer_closes(),
-            Action::Truncate(which, permille) => {
-                let mut sends = self.log.sends.borrow_mut();
-                let count = sends.len().max(1);
-                if let Some(send) = sends.get_mut(which % count)
-                    && let Some(file) = &send.outside.file
-                    && send.outcome.is_none()
-                {
-                    let to = send.plan.size as u64 * permille / 1000;
-                    if to < send.plan.size as u64 {
-                        file.set_len(to).unwrap();
-                        send.truncated = true;
-                    }
-                }
-            }
-            Action::Feed(len) => self.feed(*len),
             Action::Turns(n) => self.turns(*n),
             Action::Sleep(time) if self.simulation.is_some() => self.turn(Some(*time)),
             Action::Settle => self.settle(),
@@ -142,85 +73,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn peer_writes(&mut self, len: usize) {
-        let bytes = content(usize::MAX / 2, self.report.peer_sent, len);
-        let Some(writer) = self.peer.writer() else {
-            return;
-        };
-        let written = writer.write(&bytes);
-        if !self.report.peer_shut {
-            self.report.peer_sent += written.unwrap_or(0);
-        }
-    }
-
-    fn peer_shuts(&mut self) {
-        self.report.peer_shut |= self.peer.shut();
-    }
-
-    fn peer_closes(&mut self) {
-        if !matches!(self.peer, Peer::Closed) {
-            self.peer = Peer::Closed;
-            self.report.peer_shut = true;
-            // What it had not read by then is nobody's.
-            self.report.peer_closed |= !self.report.arrived_all;
-        }
-    }
-
-    /// The peer reads at most `len` bytes; how many did it?
-    fn peer_reads(&mut self, len: usize) -> usize {
-        let mut left = len;
-        while left > 0
-            && let Some(reader) = self.peer.reader()
-        {
-            let most = left.min(self.buf.len());
-            match reader.read(&mut self.buf[..most]) {
-                Ok(0) => {
-                    self.report.arrived_all = true;
-                    break;
-                }
-                Ok(n) => {
-                    self.report.arrived.extend_from_slice(&self.buf[..n]);
-                    left -= n;
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                // A reset: what came before it was read.
-                Err(_) => {
-                    self.report.arrived_all = true;
-                    break;
-                }
-            }
-        }
-        len - left
-    }
-
-    /// Feeds the first of the pipes that are sent.
-    fn feed(&mut self, len: usize) {
-        let mut sends = self.log.sends.borrow_mut();
-        for send in sends.iter_mut() {
-            if let Some(pipe) = &mut send.outside.feed {
-                let bytes = content(send.tag, send.outside.there, len.min(20_000));
-                match pipe.write(&bytes) {
-                    Ok(n) => send.outside.there += n,
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => send.outside.feed = None,
-                }
-                return;
-            }
-        }
-    }
-
     fn turns(&mut self, n: u32) {
         for _ in 0..n {
-            match self.appetite {
-                Appetite::Eager => {
-                    self.peer_reads(usize::MAX);
-                }
-                Appetite::Slow if self.rng.chance(300) => {
-                    let len = self.rng.length(20_000);
-                    self.peer_reads(len);
-                }
-                _ => {}
-            }
+            self.side.feels_like_reading(&mut self.rng);
             self.turn(Some(Duration::ZERO));
         }
     }
@@ -240,12 +95,7 @@ impl<'a> Run<'a> {
     fn progress(&self) -> (u64, usize, u64, u64) {
         let done = self.proactor.as_ref().map_or(0, |p| p.stats().completed);
         let events = self.simulation.map_or(0, Simulation::events);
-        (
-            self.log.calls.get(),
-            self.report.arrived.len(),
-            done,
-            events,
-        )
+        (self.log.calls.get(), self.side.arrived.len(), done, events)
     }
 
     /// Runs turns until none brings anything. In real time that takes a little time.
@@ -256,9 +106,9 @@ impl<'a> Run<'a> {
             Some(_) => Duration::ZERO,
             None => Duration::from_millis(2),
         };
-        while idle < if self.simulation.is_some() { 40 } else { 15 } {
+        while idle < if self.simulation.is_some() { 40 } else { 5 } {
             turns += 1;
-            if turns > 200_000 || self.report.arrived.len() > ENDLESS {
+            if turns > 200_000 || self.side.arrived.len() > ENDLESS {
                 return self.log.problem("it never comes to rest");
             }
             let before = self.progress();
@@ -274,42 +124,20 @@ impl<'a> Run<'a> {
 
     /// Nothing goes on without the peer or time: then what is due must have been done.
     fn settle(&mut self) {
-        let appetite = self.appetite;
+        let appetite = self.side.appetite;
         self.quieten(|run| {
             if appetite == Appetite::Eager {
-                run.peer_reads(usize::MAX);
+                run.side.reads(usize::MAX);
             }
         });
-        let Some(transport) = self.log.transport() else {
+        // On a real kernel a worker may take its time.
+        if self.proactor.is_none() || self.simulation.is_none() {
+            return;
+        }
+        let (Some(transport), Some(queued)) = (self.log.transport(), self.side.check_at_rest())
+        else {
             return;
         };
-        if self.log.lost.get() || self.proactor.is_none() {
-            return;
-        }
-        self.log.check_cancelled(transport.write_buffer_size() > 0);
-        let queued = transport.write_buffer_size();
-        let (_, high) = transport.write_buffer_limits();
-        let sends_over = self.log.sends.borrow().iter().all(|s| s.outcome.is_some());
-        if queued == 0 && sends_over && self.log.paused.get() {
-            self.log.problem("nothing is queued, and writing is paused");
-        }
-        if queued > high && !self.log.paused.get() {
-            self.log.problem(format!(
-                "{queued} bytes are queued, and writing is not paused"
-            ));
-        }
-        let received = self.log.received.borrow().len();
-        let taken = self.log.receives.borrow().iter().any(Receiving::is_queued);
-        if taken && !transport.is_closing() {
-            self.log.check_receiving(self.report.peer_sent);
-        }
-        let due = self.log.reading.get() && !taken;
-        if due && !transport.is_closing() && received < self.report.peer_sent {
-            self.log.problem(format!(
-                "{received} of {} bytes were received",
-                self.report.peer_sent
-            ));
-        }
         // Just below what is queued a limit pauses, and at it it does not.
         if queued > 1 && !self.log.paused.get() {
             for high in [queued - 1, queued] {
@@ -324,8 +152,9 @@ impl<'a> Run<'a> {
             }
         }
         if let Some(simulation) = self.simulation
-            && simulation.is_corked(&self.socket)
-            && has_room(&self.socket)
+            && let Some(socket) = &self.side.socket
+            && simulation.is_corked(socket)
+            && has_room(socket)
         {
             self.log.problem("bytes are held back for nothing");
         }
@@ -339,9 +168,7 @@ impl<'a> Run<'a> {
             simulation.calm();
         }
         if self.proactor.is_some() {
-            for send in self.log.sends.borrow_mut().iter_mut() {
-                send.outside.feed = None;
-            }
+            self.side.ends_feeds();
             if self.rng.chance(300) {
                 // All that is queued leaves without being asked to.
                 self.log.act(&Action::ResumeReading);
@@ -351,21 +178,21 @@ impl<'a> Run<'a> {
                     self.log.act(&Action::Close);
                 }
                 self.until_lost();
-            } else if self.peer.is_pipe() {
+            } else if self.side.peer.is_pipe() {
                 // Only the peer can end it: the writing end tells of that.
-                self.peer_closes();
+                self.side.closes();
                 self.until_lost();
             } else if !self.log.half_open && !self.log.pauses && self.log.reading.get() {
-                self.peer_shuts();
+                self.side.shuts();
                 self.until_lost();
             } else {
                 // Nobody can: it lives as long as the proactor.
                 self.quieten(|run| {
-                    run.peer_reads(usize::MAX);
+                    run.side.reads(usize::MAX);
                 });
             }
         }
-        self.peer_reads(usize::MAX);
+        self.side.reads(usize::MAX);
         if self.proactor.is_some() {
             // Nothing more comes.
             self.quieten(|_| {});
@@ -374,21 +201,20 @@ impl<'a> Run<'a> {
             self.until_nothing_is_under_way();
         }
         *self.log.transport.borrow_mut() = None;
-        let unread = std::mem::replace(&mut self.socket, Fd::new(io::pipe().unwrap().0));
-        drop(unread);
+        self.side.socket = None;
         self.drop_proactor();
         // The peer sees the end now; on a real kernel, soon.
         let start = Instant::now();
-        self.peer_reads(usize::MAX);
+        self.side.reads(usize::MAX);
         while self.simulation.is_none()
-            && !self.report.arrived_all
+            && !self.side.arrived_all
+            && self.side.peer.reader().is_some()
             && start.elapsed() < Duration::from_secs(20)
         {
             std::thread::yield_now();
-            self.peer_reads(usize::MAX);
+            self.side.reads(usize::MAX);
         }
-        self.report.proactor_dropped |= !self.log.lost.get();
-        self.peer = Peer::Closed;
+        self.side.proactor_dropped |= !self.log.lost.get();
     }
 
     fn until_lost(&mut self) {
@@ -397,7 +223,7 @@ impl<'a> Run<'a> {
         while !self.log.lost.get() {
             turns += 1;
             let before = self.progress();
-            self.peer_reads(usize::MAX);
+            self.side.reads(usize::MAX);
             // Time passes only when nothing else happens.
             self.turn(match (self.simulation, idle) {
                 (None, _) => Some(Duration::from_millis(1)),
@@ -410,7 +236,7 @@ impl<'a> Run<'a> {
                 0
             };
             let stuck = match self.simulation {
-                Some(_) => idle > 400 || turns > 200_000 || self.report.arrived.len() > ENDLESS,
+                Some(_) => idle > 400 || turns > 200_000 || self.side.arrived.len() > ENDLESS,
                 None => start.elapsed() > Duration::from_secs(20),
             };
             if stuck {
@@ -437,7 +263,7 @@ impl<'a> Run<'a> {
 
     fn drop_proactor(&mut self) {
         if let Some(proactor) = self.proactor.take() {
-            self.report.proactor_dropped |= !self.log.lost.get();
+            self.side.proactor_dropped |= !self.log.lost.get();
             drop(proactor);
         }
     }

@@ -41,6 +41,21 @@ pub(crate) fn before_sendfile(
 }
 
 #[inline(always)]
+pub(crate) fn before_accept(_listener: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(())
+}
+
+#[inline(always)]
+pub(crate) fn before_connect() -> io::Result<()> {
+    Ok(())
+}
+
+#[inline(always)]
+pub(crate) fn after_connect(_socket: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(())
+}
+
+#[inline(always)]
 pub(crate) fn after_write(_fd: BorrowedFd<'_>, _written: &io::Result<usize>, _more: bool) {}
 
 #[inline(always)]

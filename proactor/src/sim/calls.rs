@@ -149,6 +149,65 @@ pub(crate) fn before_sendfile(
     .unwrap_or(Ok(len))
 }
 
+/// Before a connection is accepted.
+pub(crate) fn before_accept(listener: BorrowedFd<'_>) -> io::Result<()> {
+    with(|world| {
+        let raw = listener.as_raw_fd();
+        if world.is_blocked(raw, Way::In) {
+            return Err(error(libc::EAGAIN));
+        }
+        if world.rng.chance(world.conditions.again) {
+            world.block(raw, Way::In);
+            return Err(error(libc::EAGAIN));
+        }
+        // Else who listens and is let alone would try for ever.
+        let waits = sys::poll_kernel(listener, IN, Some(Duration::ZERO)).is_ok_and(|n| n != 0);
+        if waits && world.rng.chance(world.conditions.accept_error) {
+            let errno = *world.rng.pick(&[
+                libc::EMFILE,
+                libc::ENFILE,
+                libc::ENOMEM,
+                libc::ECONNABORTED,
+                libc::EPROTO,
+            ]);
+            world.faults.accepts += 1;
+            world.note("not accepted", 0, errno.into());
+            return Err(error(errno));
+        }
+        Ok(())
+    })
+    .unwrap_or(Ok(()))
+}
+
+/// Before a connection is made.
+pub(crate) fn before_connect() -> io::Result<()> {
+    with(|world| {
+        if !world.rng.chance(world.conditions.socket_error) {
+            return Ok(());
+        }
+        let errno = *world
+            .rng
+            .pick(&[libc::ECONNREFUSED, libc::ETIMEDOUT, libc::ENETUNREACH]);
+        world.faults.sockets += 1;
+        world.note("not connected", 0, errno.into());
+        Err(error(errno))
+    })
+    .unwrap_or(Ok(()))
+}
+
+/// After a connection was made: it may seem to be under way still.
+pub(crate) fn after_connect(socket: BorrowedFd<'_>) -> io::Result<()> {
+    with(|world| {
+        if !world.rng.chance(world.conditions.again) {
+            return Ok(());
+        }
+        world.block(socket.as_raw_fd(), Way::Out);
+        world.note("connecting", 0, 0);
+        Err(error(libc::EINPROGRESS))
+    })
+    .unwrap_or(Ok(()))
+}
+
 /// After a write; with `more` a socket may hold the bytes back.
 pub(crate) fn after_write(fd: BorrowedFd<'_>, written: &io::Result<usize>, more: bool) {
     if written.as_ref().is_ok_and(|n| *n > 0) {
@@ -248,6 +307,7 @@ pub(crate) fn filesystem() -> Option<Filesystem> {
             Filesystem::Local,
             Filesystem::Other,
             Filesystem::Network,
+            Filesystem::Generated,
         ];
         *world.rng.pick(&all)
     })

@@ -12,6 +12,11 @@
 //!   same thread (`world.rs`);
 //! - time stands still until all wait for it, and passes at once then.
 //!
+//! Not simulated are kernels that can start no worker: the ring's timeout that looks for operations
+//! which wait for one (`ring/starvation.rs`) is not armed here. What it asks is whether this process
+//! may start a thread, and it must pass time that a simulation lets stand still;
+//! `tests/starved.rs` shows it where limits bind.
+//!
 //! What real descriptors do in one thread follows from the calls alone; everything else follows from
 //! the seed. So a run can be repeated: [`Simulation::digest`] tells whether one was.
 //!

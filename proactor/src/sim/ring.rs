@@ -510,13 +510,16 @@ fn connect(sqe: &Sqe, first: bool) -> Step {
             _ => Step::Over(-net::pending_error(sqe.fd()).unwrap_or(libc::EIO), 0),
         };
     }
-    // SAFETY: the address is the request's until its completion.
-    let result = sys::check(unsafe {
-        libc::connect(
-            sqe.fd,
-            sqe.addr as *const libc::sockaddr,
-            sqe.off as libc::socklen_t,
-        )
+    let result = super::before_connect().and_then(|()| {
+        // SAFETY: the address is the request's until its completion.
+        sys::check(unsafe {
+            libc::connect(
+                sqe.fd,
+                sqe.addr as *const libc::sockaddr,
+                sqe.off as libc::socklen_t,
+            )
+        })?;
+        super::after_connect(sqe.fd()).map(|()| 0)
     });
     match outcome(result) {
         errno if errno == -libc::EINPROGRESS => Step::Pending,

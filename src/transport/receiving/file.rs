@@ -280,6 +280,15 @@ impl FileReceive {
         self.progress.is_some() && self.received > self.reported
     }
 
+    /// The stream is somebody else's.
+    pub(super) fn not_its_own(&mut self) -> End {
+        self.failure = Some(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the connection's stream was given to a relay",
+        ));
+        End::Failed
+    }
+
     pub(super) fn close(&mut self, end: End) {
         self.end = Some(end);
     }

@@ -85,8 +85,13 @@ impl Conn {
         state.next_id += 1;
         self.shared.stats.borrow_mut().receives += 1;
         let mut receive = Box::new(FileReceive::new(id, sink, options, on_received));
-        if !matches!(state.phase, Phase::Open) {
-            receive.close(End::Closing);
+        let refused = match state.phase {
+            Phase::Open if state.reading.is_ceded() => Some(receive.not_its_own()),
+            Phase::Open => None,
+            _ => Some(End::Closing),
+        };
+        if let Some(end) = refused {
+            receive.close(end);
             state.events.push_back(Event::FileReceived(receive));
             self.tell(state);
             return id;
