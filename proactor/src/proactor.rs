@@ -383,7 +383,11 @@ impl Proactor {
         };
         let more = completion.more();
         match callback {
-            None => false,
+            // What nobody hears of may have its owner's code in its end, as a callback has.
+            None => {
+                self.guard(move || drop(completion));
+                false
+            }
             Some(Callback::Once(f)) => {
                 self.guard(|| f(self, completion));
                 true
@@ -392,9 +396,12 @@ impl Proactor {
                 let sound = self.guard(|| f(self, completion));
                 if more && sound {
                     self.give_back(token, Callback::Many(f));
-                } else if more {
-                    // It is in no state to be called again: end the operation.
-                    self.cancel(token);
+                } else {
+                    if more {
+                        // It is in no state to be called again: end the operation.
+                        self.cancel(token);
+                    }
+                    self.guard(move || drop(f));
                 }
                 true
             }
@@ -412,7 +419,9 @@ impl Proactor {
     fn give_back(&self, token: Token, callback: Callback) {
         let refused = self.core.state.borrow_mut().table.restore(token, callback);
         // Dropping it may run its owner's code: not while the state is borrowed.
-        drop(refused);
+        if refused.is_some() {
+            self.guard(move || drop(refused));
+        }
     }
 
     /// Runs a callback; a panic ends there. False if it panicked.

@@ -449,7 +449,11 @@ impl Transfer {
                     op.head = SendBuf::Owned(rest);
                     return pipes.give_back(pipe, 0);
                 }
-                Err(e) => log::error!("{left} bytes of a stream are lost in a pipe: {e}"),
+                Err(e) => {
+                    log::error!("{left} bytes of a stream are lost in a pipe: {e}");
+                    // Nothing may go on behind a gap.
+                    self.failed = Some(End::SourceFailed(e));
+                }
             },
             Job::Forward(_) => {}
             Job::Send(_) => self.taken -= left as u64,

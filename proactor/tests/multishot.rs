@@ -27,6 +27,7 @@ on_both_backends! {
     idle_connections_hold_no_buffer,
     buffers_outlive_the_proactor,
     a_callback_that_panics_ends_it,
+    a_callback_whose_end_panics,
     once_sees_the_first,
 }
 
@@ -376,6 +377,36 @@ fn a_callback_that_panics_ends_it(builder: Builder) {
     let _second = TcpStream::connect(address).unwrap();
     let accept = call(&proactor, Op::Accept { listener });
     assert!(matches!(accept.result, Ok(Output::Accepted(_))));
+}
+
+/// What a callback owns is its user's, and the loop goes on whatever its end does.
+fn a_callback_whose_end_panics(builder: Builder) {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("on purpose");
+        }
+    }
+    let proactor = builder.build().unwrap();
+    let (socket, mut peer) = connected(Wire::Tcp);
+    let (last, whole) = (Bomb, Bomb);
+    let callbacks = [
+        Callback::many(move |_: &Proactor, _| {
+            let _ = &last;
+        }),
+        Callback::once(move |_: &Proactor, _| {
+            let _ = &whole;
+        }),
+    ];
+    for (n, callback) in callbacks.into_iter().enumerate() {
+        proactor.submit(Op::Nop, callback);
+        run_until(&proactor, || proactor.stats().in_flight == 0);
+        run_idle(&proactor);
+        assert_eq!(proactor.stats().panics, n as u64 + 1);
+    }
+    let receives = start(&proactor, recv_multi(&socket));
+    peer.write_all(b"fine").unwrap();
+    run_until(&proactor, || receives.count() == 1);
 }
 
 fn once_sees_the_first(builder: Builder) {

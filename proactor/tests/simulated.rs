@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use proactor::sim::{Conditions, Simulation};
 use proactor::{
-    BackendChoice, Callback, Completion, Fd, Method, Op, Proactor, SendBuf, SendFile, net,
+    BackendChoice, Callback, Completion, Fd, Method, Op, Output, Proactor, SendBuf, SendFile, net,
 };
 
 /// On both backends, in a fair world.
@@ -146,4 +146,33 @@ fn zeros(len: u64) -> Fd {
     std::fs::remove_file(name).unwrap();
     file.set_len(len).unwrap();
     Fd::new(OwnedFd::from(file))
+}
+
+#[test]
+fn a_receive_that_fails_costs_no_buffer() {
+    for backend in [BackendChoice::Ring, BackendChoice::Emulated] {
+        let mut rough = Conditions::fair();
+        rough.interrupted = 400;
+        let _simulation = Simulation::new(2, rough);
+        let builder = Proactor::builder().backend(backend);
+        let proactor = builder.recv_buffers(2, 64).build().unwrap();
+        let (ours, peer) = net::pair().unwrap();
+        let got = Rc::new(RefCell::new(0));
+        let count = Rc::clone(&got);
+        proactor.submit(
+            Op::RecvMulti { socket: ours },
+            Callback::many(move |_, completion| match &completion.result {
+                Ok(Output::Data(data)) => *count.borrow_mut() += data.len(),
+                _ => assert!(completion.is_cancelled(), "{completion:?}"),
+            }),
+        );
+        // Many times as many as there are buffers.
+        let peer = peer.into_owned().ok().unwrap();
+        let mut peer = std::os::unix::net::UnixStream::from(peer);
+        peer.write_all(&[7; 64 * 200]).unwrap();
+        for _ in 0..20_000 {
+            proactor.run_once(Some(Duration::ZERO)).unwrap();
+        }
+        assert_eq!(*got.borrow(), 64 * 200, "{backend:?}");
+    }
 }

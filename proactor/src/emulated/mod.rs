@@ -105,6 +105,13 @@ impl Emulated {
         });
     }
 
+    /// Notes how many are scheduled when the turn has nothing left to give.
+    fn note_served(&self, cx: &Context, served: &mut Option<usize>) {
+        if cx.direct_left == 0 && served.is_none() {
+            *served = Some(self.scheduled.len());
+        }
+    }
+
     /// Lets receives go on that waited for a buffer.
     fn feed(&mut self, cx: &mut Context) {
         for _ in 0..self.starved.len() {
@@ -210,12 +217,7 @@ impl Backend for Emulated {
                 state.scheduled = false;
                 self.run(cx, side);
             }
-            if cx.direct_left == 0 && served.is_none() {
-                served = Some(self.scheduled.len());
-            }
-        }
-        if let Some(served) = served {
-            self.scheduled.rotate_left(served);
+            self.note_served(cx, &mut served);
         }
         if !self.skipped {
             let block = block && cx.ready.is_empty() && idle;
@@ -228,7 +230,11 @@ impl Backend for Emulated {
                 for direction in [Direction::Read, Direction::Write] {
                     self.run(cx, Side { slot, direction });
                 }
+                self.note_served(cx, &mut served);
             }
+        }
+        if let Some(served) = served {
+            self.scheduled.rotate_left(served);
         }
         self.feed(cx);
         Ok(())

@@ -53,8 +53,10 @@ pub(crate) struct Ring {
     backlog: VecDeque<(Entry, Option<Entry>)>,
     /// Completions of one reaping, to be looked at when the ring is free again.
     reaped: Vec<Completed>,
-    /// Transfers that have used up their turn.
+    /// Transfers for which this turn had nothing left: first in the next.
     runnable: VecDeque<Token>,
+    /// Transfers that have moved something in this turn, and could go on: behind those.
+    served: VecDeque<Token>,
     /// Transfers that wait for their peer with a rest in their pipe, longest first.
     stalled: VecDeque<Token>,
     /// Receives for which there was no buffer.
@@ -99,6 +101,7 @@ impl Ring {
             backlog: VecDeque::new(),
             reaped: Vec::new(),
             runnable: VecDeque::new(),
+            served: VecDeque::new(),
             stalled: VecDeque::new(),
             starved: Vec::new(),
             room: RoomWaits::default(),
@@ -109,6 +112,11 @@ impl Ring {
             outer,
         };
         Ok((ring, features))
+    }
+
+    /// Whether there are transfers that only wait for their turn.
+    fn can_go_on(&self) -> bool {
+        !self.runnable.is_empty() || !self.served.is_empty()
     }
 
     fn flight(&mut self, token: Token) -> Option<&mut Flight> {
@@ -593,6 +601,7 @@ impl Backend for Ring {
         }
         if flight.outstanding == 0 {
             self.runnable.retain(|t| *t != token);
+            self.served.retain(|t| *t != token);
             self.starved.retain(|t| *t != token);
             self.room.remove(token);
             self.end_cancelled(cx, token);
@@ -607,6 +616,7 @@ impl Backend for Ring {
         cx.begin_turn();
         self.restart_starved(cx);
         self.watch_again();
+        self.runnable.append(&mut self.served);
         for _ in 0..self.runnable.len() {
             if cx.direct_left == 0 {
                 break;
@@ -615,7 +625,7 @@ impl Backend for Ring {
                 self.drive(cx, token);
             }
         }
-        let idle = block && cx.ready.is_empty() && self.runnable.is_empty();
+        let idle = block && cx.ready.is_empty() && !self.can_go_on();
         self.announcer.acknowledge();
         self.enter(cx, usize::from(idle))?;
         self.reap(cx);
@@ -631,7 +641,7 @@ impl Backend for Ring {
         self.watch_again();
         self.enter(cx, 0)?;
         let at_hand = self.queues.has_completed();
-        Ok(at_hand || !self.runnable.is_empty() || !self.backlog.is_empty())
+        Ok(at_hand || self.can_go_on() || !self.backlog.is_empty())
     }
 
     fn stepped(&mut self, _cx: &mut Context, _token: Token, _transfer: Box<Transfer>) {

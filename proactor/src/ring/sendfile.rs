@@ -133,10 +133,14 @@ impl Ring {
             let Task::Transfer(transfer) = &mut flight.task else {
                 return;
             };
+            let before = transfer.moved();
             match cx.advance(transfer) {
                 Next::Done(end) => break end,
                 Next::Yield => {
-                    self.runnable.push_back(token);
+                    match transfer.moved() > before {
+                        true => self.served.push_back(token),
+                        false => self.runnable.push_back(token),
+                    }
                     return;
                 }
                 Next::Writable => {
@@ -231,8 +235,7 @@ impl Ring {
                 continue;
             };
             let outstanding = flight.outstanding;
-            let linked =
-                flight.is_outstanding(Step::Drain) && flight.outstanding != Step::Drain as u8;
+            let linked = flight.is_outstanding(Step::Poll) && flight.is_outstanding(Step::Drain);
             let Task::Transfer(transfer) = &mut flight.task else {
                 continue;
             };

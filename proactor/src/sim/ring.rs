@@ -445,12 +445,17 @@ impl Ring {
             return Step::Over(-libc::ENOBUFS, 0);
         }
         let Buffer { addr, len, id, .. } = entry(provided.head);
+        let flags = F_BUFFER | u32::from(id) << 16;
+        // In a worker it keeps the buffer that it picked, also where it brings nothing.
+        if chance(|world| world.rng.chance(world.conditions.interrupted / 2)) {
+            provided.head = provided.head.wrapping_add(1);
+            return Step::Over(-libc::EINTR, flags);
+        }
         // SAFETY: a buffer that was provided is the kernel's until it comes back in a completion.
         let result = unsafe { sys::recv_raw(sqe.fd(), addr as *mut u8, len as usize) };
         match unless_again(result) {
             Step::Over(n, _) if n > 0 => {
                 provided.head = provided.head.wrapping_add(1);
-                let flags = F_BUFFER | u32::from(id) << 16;
                 // It may end for reasons of the kernel's own, such as a full completion queue.
                 if chance(|world| world.rng.chance(world.conditions.interrupted)) {
                     Step::Over(n, flags)

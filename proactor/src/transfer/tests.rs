@@ -1,6 +1,7 @@
 //! The machine alone: what it counts, and what it asks for.
 
 use super::*;
+use crate::forward::Forward;
 use crate::op::SendFile;
 use crate::pipe::PipeLimits;
 use std::io::{Read, Write};
@@ -194,5 +195,36 @@ fn one_goes_through() {
         got += peer.read_to_end(&mut Vec::new()).unwrap();
         assert_eq!((sent, got as u64), (LEN, LEN));
     }
+    assert_eq!(pool.leased(), 0);
+}
+
+#[test]
+fn nothing_goes_on_behind_a_gap() {
+    let mut pool = pool(1);
+    let (from, mut feed) = std::os::unix::net::UnixStream::pair().unwrap();
+    let (to, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+    let op = Forward {
+        head: SendBuf::new(),
+        from: Fd::nonblocking(from).unwrap(),
+        to: Fd::nonblocking(to).unwrap(),
+        offset: None,
+        len: 100,
+        some: false,
+        method: Method::Inline,
+    };
+    let mut transfer = Transfer::new(Box::new(op)).ok().unwrap();
+    feed.write_all(&[7; 10]).unwrap();
+    transfer.set_pipe(pool.lease(Lessee::Direct).unwrap());
+    transfer.fill();
+    assert_eq!(transfer.piped(), 10);
+    // What was in the pipe is not there any more.
+    let pipe = transfer.pipe().unwrap();
+    let mut lost = BytesMut::with_capacity(10);
+    sys::read_spare(pipe.reader(), &mut lost, 10, -1, 0).unwrap();
+    assert!(transfer.give_up_pipe(&mut pool));
+    feed.write_all(&[8; 10]).unwrap();
+    let next = transfer.advance(&mut pool, 1000);
+    assert!(matches!(next, Next::Done(End::SourceFailed(_))), "{next:?}");
+    assert_eq!(transfer.finish(&mut pool).1, 0);
     assert_eq!(pool.leased(), 0);
 }
