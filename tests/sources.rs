@@ -9,8 +9,33 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 
 use common::*;
-use spliceport::proactor::{Fd, Proactor};
-use spliceport::{End, RouteChoice, Source};
+use spliceport::proactor::{BackendChoice, Fd, Proactor};
+use spliceport::{End, Route, RouteChoice, SendOptions, Source};
+
+const NATIVE_ONLY: usize = 300_000;
+
+/// A stream that brings so many bytes from a thread, and ends.
+fn fed(mut writing: impl Write + Send + 'static) {
+    std::thread::spawn(move || {
+        for part in contents(0, NATIVE_ONLY).chunks(70_000) {
+            // Its reader may be gone by then.
+            if writing.write_all(part).is_err() {
+                return;
+            }
+            std::thread::yield_now();
+        }
+    });
+}
+
+fn fed_pipe() -> Source {
+    let (reading, writing) = std::io::pipe().unwrap();
+    fed(writing);
+    Source::file(OwnedFd::from(reading), ..)
+}
+
+fn native_only() -> SendOptions {
+    SendOptions::new().native_only(true)
+}
 
 on_both_backends! {
     fn c09_pipes_and_sockets_as_sources(proactor: Proactor) {
@@ -50,6 +75,50 @@ on_both_backends! {
                 writer.join().unwrap();
             }
         }
+    }
+
+    fn c10_streams_that_may_not_be_copied(proactor: Proactor) {
+        let (unix, writing) = UnixStream::pair().unwrap();
+        fed(writing);
+        let (tcp, writing) = common::tcp();
+        fed(writing);
+        let sources = [fed_pipe(), Source::file(OwnedFd::from(unix), ..), Source::from(tcp)];
+        for source in sources {
+            let (transport, _record, peer) = open(&proactor);
+            let reader = read_all(peer);
+            transport.write(&b"before"[..]).unwrap();
+            let outcome = send(&transport, source, native_only());
+            transport.write(&b"behind"[..]).unwrap();
+            transport.close();
+            outcome.succeed(&proactor, NATIVE_ONLY as u64);
+            assert_eq!(outcome.end(), End::EndOfFile);
+            assert_eq!(outcome.routes(), [Route::Inline]);
+            let expected = [&b"before"[..], &contents(0, NATIVE_ONLY), b"behind"].concat();
+            assert_same(&join(&proactor, reader), &expected);
+        }
+        // What the kernel does not splice is not sent.
+        for (choice, device) in [
+            (RouteChoice::Auto, "/dev/zero"),
+            (RouteChoice::Force(Route::Copy), "/dev/zero"),
+        ] {
+            let Ok(device) = File::open(device) else { continue };
+            let (transport, _record, peer) = open(&proactor);
+            let reader = read_all(peer);
+            let outcome = send(&transport, Source::file(device, ..10), native_only().route(choice));
+            outcome.wait(&proactor);
+            assert_eq!((outcome.sent(), outcome.end()), (0, End::Failed));
+            assert_eq!(outcome.kind(), Some(std::io::ErrorKind::Unsupported));
+            transport.write(&b"usable"[..]).unwrap();
+            transport.close();
+            assert_same(&join(&proactor, reader), b"usable");
+        }
+        // Nor is a stream, where copying alone was asked for.
+        let (transport, _record, _peer) = open(&proactor);
+        let (reading, _writing) = std::io::pipe().unwrap();
+        let source = Source::file(OwnedFd::from(reading), ..);
+        let outcome = send(&transport, source, native_only().route(RouteChoice::Force(Route::Copy)));
+        outcome.wait(&proactor);
+        assert_eq!((outcome.sent(), outcome.kind()), (0, Some(std::io::ErrorKind::Unsupported)));
     }
 
     fn c09_a_part_of_a_pipe(proactor: Proactor) {
@@ -302,5 +371,50 @@ struct Panicking;
 impl Read for Panicking {
     fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
         panic!("a reader that panics, as it is meant to");
+    }
+}
+
+#[test]
+fn c10_streams_that_may_not_be_copied_wait_for_a_pipe() {
+    for backend in [BackendChoice::Ring, BackendChoice::Emulated] {
+        let proactor = build(builder(backend).pipes(1));
+        // Its peer takes nothing, and what is in the pipe can't be had again.
+        let (ours, stalled_peer) = tight_tcp();
+        let (first_transport, _record) = over(&proactor, ours);
+        let first = send(&first_transport, fed_pipe(), native_only());
+        first_transport.close();
+        run_until(&proactor, "the pipe is taken", || {
+            proactor.stats().pipes_leased == 1
+        });
+        run_a_while(&proactor);
+        let (transport, _record, peer) = open(&proactor);
+        let reader = read_all(peer);
+        let second = send(&transport, fed_pipe(), native_only());
+        transport.close();
+        run_a_while(&proactor);
+        assert!(!first.is_there() && !second.is_there());
+        // One that may be copied does not wait.
+        let (copied, body) = sandwich(&proactor, tcp(), fed_pipe(), RouteChoice::Auto);
+        copied.succeed(&proactor, NATIVE_ONLY as u64);
+        assert_eq!(copied.routes(), [Route::Copy]);
+        assert_same(&body, &contents(0, NATIVE_ONLY));
+        assert!(!first.is_there() && !second.is_there());
+        let stalled_reader = read_all(stalled_peer);
+        for (outcome, reader) in [(first, stalled_reader), (second, reader)] {
+            outcome.succeed(&proactor, NATIVE_ONLY as u64);
+            assert_eq!(outcome.routes(), [Route::Inline]);
+            assert_same(&join(&proactor, reader), &contents(0, NATIVE_ONLY));
+        }
+        // Where there are to be none at all, waiting would be in vain.
+        let proactor = build(builder(backend).pipes(0));
+        let (transport, _record, peer) = open(&proactor);
+        let reader = read_all(peer);
+        let refused = send(&transport, fed_pipe(), native_only());
+        refused.wait(&proactor);
+        assert_eq!((refused.sent(), refused.end()), (0, End::Failed));
+        assert_eq!(refused.kind(), Some(std::io::ErrorKind::Unsupported));
+        transport.write(&b"usable"[..]).unwrap();
+        transport.close();
+        assert_same(&join(&proactor, reader), b"usable");
     }
 }

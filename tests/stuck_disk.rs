@@ -5,11 +5,14 @@ mod common;
 #[path = "common/stuck.rs"]
 mod stuck;
 
+use std::cell::RefCell;
 use std::fs::File;
+use std::rc::Rc;
+use std::time::Instant;
 
 use common::*;
 use spliceport::proactor::{Fd, Proactor};
-use spliceport::{End, SendOptions, Source};
+use spliceport::{End, Route, RouteChoice, SendOptions, Source};
 use stuck::{SIZE, Stuck};
 
 /// More than there are workers or pipes.
@@ -96,5 +99,55 @@ on_both_backends! {
             let (got, _) = join(&proactor, reader);
             assert!(got.len() as u64 <= outcome.sent(), "{n}");
         }
+    }
+
+    fn c35_drop_while_the_disk_does_not_return(proactor: Proactor) {
+        let Some((stuck, dir)) = mount() else { return };
+        let told = Rc::new(RefCell::new(vec![0; READERS]));
+        let mut all = Vec::new();
+        // The others would be read by the loop itself.
+        let routes = [RouteChoice::Auto, RouteChoice::Force(Route::Copy), RouteChoice::Force(Route::Chain)];
+        for n in 0..READERS {
+            let (transport, record, peer) = open(&proactor);
+            let source = File::open(dir.path().join(n.to_string())).expect("a stuck file");
+            let told = Rc::clone(&told);
+            let options = by(routes[n % routes.len()]).timeout(3 * LIMIT);
+            transport.send_file(source, options, move |transport, outcome| {
+                told.borrow_mut()[n] += 1;
+                assert_eq!((outcome.sent, outcome.end), (0, End::Cancelled), "{n}");
+                // What is done now does no harm.
+                let _ = transport.write(&b"x"[..]);
+            });
+            // Behind it, and never begun.
+            let behind = send_noted(&transport, &record, 1, file(10), SendOptions::new());
+            all.push((transport, record, behind, read_until_error(peer)));
+        }
+        run_until(&proactor, "reads that wait", || stuck.waiting() > 0);
+        run_a_while(&proactor);
+        // Some had been cancelled already.
+        for (.., behind, _) in all.iter().step_by(5) {
+            behind.cancel();
+        }
+        let waiting = stuck.waiting();
+        let start = Instant::now();
+        drop(proactor);
+        let took = start.elapsed();
+        // The disk has not answered, and the drain is 2 s.
+        assert!(stuck.waiting() >= waiting && waiting > 0);
+        assert!(took < LIMIT / 2, "{took:?}");
+        assert!(told.borrow().iter().all(|calls| *calls == 1), "{:?}", told.borrow());
+        assert_eq!(Rc::strong_count(&told), 1, "the callbacks are dropped");
+        for (n, (transport, record, _, reader)) in all.into_iter().enumerate() {
+            assert_eq!(record.count(&Note::Sent(1, 0, End::Cancelled)), 1, "{n}");
+            assert!(record.is_lost(), "{n}: {:?}", record.notes());
+            transport.close();
+            transport.abort();
+            // Nobody waits for the disk at the other end either.
+            let (got, _) = reader.join().expect("the peer did not panic");
+            assert!(got.is_empty(), "{n}");
+        }
+        assert!(stuck.waiting() >= waiting);
+        // What comes now comes to nobody.
+        stuck.release();
     }
 }

@@ -231,6 +231,38 @@ on_both_backends! {
         }
     }
 
+    fn c08_ranges_at_the_last_offset_of_all(proactor: Proactor) {
+        // A file can't be longer.
+        const END: u64 = i64::MAX as u64;
+        let f = kernel::memory_file();
+        f.set_len(END).unwrap();
+        let f = Fd::from(f);
+        for route in ROUTES {
+            for (range, sent, end) in [
+                (END - 10..END, 10, End::Complete),
+                (END - 5000..END - 1, 4999, End::Complete),
+                (END - 10..END + 10, 10, End::Truncated),
+                (END - 200_000..u64::MAX, 200_000, End::Truncated),
+                (END..END, 0, End::Complete),
+                (END..END + 1, 0, End::Truncated),
+                (END + 1..END + 2, 0, End::Truncated),
+                (u64::MAX - 1..u64::MAX, 0, End::Truncated),
+            ] {
+                let what = format!("{route:?} {range:?}");
+                let source = Source::file(f.clone(), range);
+                let (outcome, body) = sandwich(&proactor, tcp(), source, route);
+                assert_eq!((outcome.sent(), outcome.end()), (sent, end), "{what} {}", outcome.text());
+                assert_same(&body, &vec![0; sent as usize]);
+            }
+            for (from, sent) in [(END - 10, 10), (END, 0), (END + 1, 0), (u64::MAX, 0)] {
+                let source = Source::file(f.clone(), from..);
+                let (outcome, body) = sandwich(&proactor, tcp(), source, route);
+                outcome.succeed(&proactor, sent);
+                assert_eq!((body.len() as u64, outcome.end()), (sent, End::EndOfFile));
+            }
+        }
+    }
+
     fn c10_refused_natively_falls_to_copying(proactor: Proactor) {
         // What splice(2) refuses with EINVAL, at the first byte.
         let expected = std::fs::read("/proc/self/maps").unwrap().len();

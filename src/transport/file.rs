@@ -258,9 +258,11 @@ impl FileSend {
     }
 
     fn open_seekable(&mut self, fd: Fd, start: u64) -> io::Result<()> {
-        // Positions end there; nothing is behind.
-        if start > i64::MAX as u64 {
-            self.ended = Some(0);
+        // Positions end there: nothing is behind, and a read that reaches beyond is refused whole.
+        let room = (i64::MAX as u64).saturating_sub(start);
+        let wanted = self.total.unwrap_or(0).saturating_sub(self.head_len);
+        if start > i64::MAX as u64 || wanted > room {
+            self.ended = Some(self.head_len + room);
         }
         if self.total.is_none() && fd.kind() == FileKind::Regular {
             let size = match fd.filesystem() {

@@ -117,6 +117,18 @@ pub fn run_a_while(proactor: &Proactor) {
     }
 }
 
+/// Runs the loop until something that is being sent has come to the peer, which does not read, and
+/// then a while: until its buffers are full, mostly.
+#[track_caller]
+pub fn run_until_begun(proactor: &Proactor, peer: &TcpStream) {
+    peer.set_nonblocking(true).unwrap();
+    run_until(proactor, "the first bytes", || {
+        peer.peek(&mut [0]).is_ok_and(|n| n > 0)
+    });
+    peer.set_nonblocking(false).unwrap();
+    run_a_while(proactor);
+}
+
 /// Runs the loop until a thread ends.
 #[track_caller]
 pub fn join<T>(proactor: &Proactor, thread: JoinHandle<T>) -> T {
