@@ -5,7 +5,6 @@ mod common;
 
 use std::cell::Cell;
 use std::io::Read;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -99,7 +98,7 @@ fn c36_pacing_by_the_clock() {
         route: spliceport::RouteChoice,
     ) -> Vec<(Duration, u64)> {
         let file = file(rate * (SECONDS + 1));
-        let mut peer = UnixStream::from(OwnedFd::from(peer.into_owned().ok().unwrap()));
+        let mut peer = UnixStream::from(peer.into_owned().ok().unwrap());
         let mut bytes = vec![0; 1 << 20];
         let outcome = send(transport, file, by(route).rate(rate));
         let start = simulation.elapsed();
