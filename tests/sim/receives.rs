@@ -452,7 +452,8 @@ fn fits(
             To::ReadOnly => ended.error == Some(io::ErrorKind::PermissionDenied),
             // They can't be brought to a disk.
             To::Pipe | To::Socket if plan.sync != FileSync::None => {
-                ended.error == Some(io::ErrorKind::InvalidInput) || faults.sinks > 0
+                let sockets = plan.to == To::Socket && faults.sockets > 0;
+                ended.error == Some(io::ErrorKind::InvalidInput) || faults.sinks > 0 || sockets
             }
             To::Socket => faults.sockets > 0,
             To::Pipe => false,
