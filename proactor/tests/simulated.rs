@@ -110,8 +110,11 @@ fn a_turn_moves_a_bounded_amount() {
             }
             let mut buf = vec![0; 1 << 20];
             let mut most = 0;
-            for _ in 0..40 {
-                proactor.run_once(Some(Duration::ZERO)).unwrap();
+            for turn in 0..40 {
+                // What is submitted is begun at once, within the same bound: no turn's yet.
+                if turn > 0 {
+                    proactor.run_once(Some(Duration::ZERO)).unwrap();
+                }
                 let mut moved = 0;
                 for (peer, total) in &mut peers {
                     while let Ok(n @ 1..) = peer.read(&mut buf) {
