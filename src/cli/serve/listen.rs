@@ -32,7 +32,15 @@ pub(super) struct Doors {
 pub(super) fn open(args: &Serve, threads: usize) -> Result<Doors, Failure> {
     match inherited()? {
         sockets if sockets.is_empty() => bind(args, threads),
-        sockets => share(sockets, threads),
+        sockets => {
+            if is_for_file(&args.operation) && !scrapers_have_file(&args.operation) {
+                log::warn!(
+                    "--socket-mode and --socket-owner do nothing here: the socket was passed, and its \
+                     unit says whose it is (SocketMode=, SocketUser=)"
+                );
+            }
+            share(sockets, threads)
+        }
     }
 }
 
