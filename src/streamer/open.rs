@@ -186,7 +186,7 @@ fn kind(fd: impl AsFd) -> io::Result<FileType> {
 
 /// Opens the directory at `path` below `root`, or `root` itself where the path is empty, as
 /// [`open_beneath`] would. Waits for the disk.
-pub(super) fn open_directory(root: &Fd, path: &[u8]) -> io::Result<OwnedFd> {
+pub(crate) fn open_directory(root: &Fd, path: &[u8]) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     if path.is_empty() {
         return Ok(fs::openat(root, ".", flags, Mode::empty())?);

@@ -10,8 +10,8 @@ mod histogram;
 mod process;
 mod text;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -71,24 +71,28 @@ pub(super) fn open(operation: &Operation) -> Result<Option<Door>, Failure> {
 
 /// How often the settings were read again, with what they name.
 #[derive(Default)]
-pub(super) struct Reloads {
-    succeeded: AtomicU64,
-    failed: AtomicU64,
-    last_failed: AtomicBool,
-    /// When it succeeded last, in milliseconds since 1970; 0 before that.
-    at: AtomicU64,
+pub(super) struct Reloads(Mutex<Reloaded>);
+
+/// What a scrape is told of at once, so that its figures agree with one another.
+#[derive(Clone, Copy, Default)]
+struct Reloaded {
+    succeeded: u64,
+    failed: u64,
+    last_failed: bool,
+    /// When it succeeded last.
+    at: Option<SystemTime>,
 }
 
 impl Reloads {
     pub(super) fn count(&self, succeeded: bool) {
-        let count = if succeeded {
-            self.at.store(millis(SystemTime::now()), Ordering::Relaxed);
-            &self.succeeded
+        let mut reloaded = super::lock(&self.0);
+        if succeeded {
+            reloaded.at = Some(SystemTime::now());
+            reloaded.succeeded += 1;
         } else {
-            &self.failed
-        };
-        count.fetch_add(1, Ordering::Relaxed);
-        self.last_failed.store(!succeeded, Ordering::Relaxed);
+            reloaded.failed += 1;
+        }
+        reloaded.last_failed = !succeeded;
     }
 }
 
@@ -111,10 +115,8 @@ impl Scraper {
         let threads = super::lock(&self.threads).clone();
         let seconds = |millis: u64| millis as f64 / 1e3;
         let started = millis(self.process.started);
-        let read = match self.reloads.at.load(Ordering::Relaxed) {
-            0 => started,
-            at => at,
-        };
+        let reloaded = *super::lock(&self.reloads.0);
+        let read = reloaded.at.map_or(started, millis);
         let process = &self.process;
         Told {
             threads: self.board.gather(&threads, PATIENCE),
@@ -126,12 +128,8 @@ impl Scraper {
                 most_descriptors: process.most_descriptors(),
             },
             log_dropped: self.log.as_ref().map(|log| log.dropped()),
-            reloads: [&self.reloads.succeeded, &self.reloads.failed]
-                .map(|count| count.load(Ordering::Relaxed)),
-            settings: (
-                !self.reloads.last_failed.load(Ordering::Relaxed),
-                seconds(read),
-            ),
+            reloads: [reloaded.succeeded, reloaded.failed],
+            settings: (!reloaded.last_failed, seconds(read)),
         }
     }
 }

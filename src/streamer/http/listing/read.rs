@@ -6,12 +6,14 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 
 use crate::Fd;
+use crate::streamer::open::open_directory;
 
 use super::{Item, Listing, MAX_ITEMS, Request};
 
 pub(super) fn read(root: &Fd, directory: &Fd, request: &Request) -> io::Result<Listing> {
     let mut items = vec![];
-    for entry in Dir::read_from(directory)? {
+    // What was found is not open, and rustix's own opening would be as little.
+    for entry in Dir::new(open_directory(directory, b"")?)? {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
         if matches!(name, b"." | b"..") || (!request.hidden && name.starts_with(b".")) {
