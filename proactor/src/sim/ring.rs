@@ -383,8 +383,14 @@ impl Ring {
                 let result = net::accept(sqe.fd())
                     .and_then(|fd| fd.into_owned().map_err(|_| io::ErrorKind::Other.into()))
                     .map(|fd| fd.into_raw_fd() as usize);
+                let multishot = sqe.ioprio & ACCEPT_MULTISHOT != 0;
                 match unless_again(result) {
-                    Step::Over(fd, flags) if fd >= 0 && sqe.ioprio & ACCEPT_MULTISHOT != 0 => {
+                    // As a receive's, it may end for reasons of the kernel's own.
+                    Step::Over(fd, flags)
+                        if fd >= 0
+                            && multishot
+                            && !chance(|world| world.rng.chance(world.conditions.interrupted)) =>
+                    {
                         Step::More(fd, flags)
                     }
                     other => other,
