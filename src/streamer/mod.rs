@@ -20,8 +20,6 @@ pub use http::Site;
 #[doc(hidden)]
 pub use http::properties;
 pub use observe::{Ending, Exchange, Head, Observer};
-#[cfg(all(test, feature = "cli"))]
-pub(crate) use open::enter;
 pub use pages::{Page, Pages};
 pub use receiver::{Received, ReceiverOptions, Receiving, receive};
 pub use sender::{SenderOptions, Sending, Sent, send};

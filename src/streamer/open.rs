@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
@@ -79,26 +79,27 @@ impl<F: FnOnce(io::Result<Fd>) + 'static> Opening<F> {
 
     /// Opens what was found, if it is a regular file.
     fn found(self, found: Fd) {
-        if is_near(&self.dir, &found) {
-            let entered = enter(&found);
-            return self.entered(found, entered);
+        if let Some(kind) = kind_at_once(&self.dir, &found) {
+            return self.known(found, Ok(kind));
         }
         let proactor = self.proactor.clone();
         let asked = found.clone();
         worker::run(
             &proactor,
-            move || enter(&asked),
-            |entered| self.entered(found, entered),
+            move || kind(&asked),
+            |kind| self.known(found, kind),
         );
     }
 
-    fn entered(self, found: Fd, entered: io::Result<Option<OwnedFd>>) {
-        match entered {
-            Ok(Some(fd)) => (self.done)(Ok(Fd::new(fd))),
-            Ok(None) => (self.done)(Ok(found)),
-            // No /proc, say. It was a regular file, and its name leads to it still; if it must not
-            // be read, this says so.
-            Err(_) => self.attempt(FLAGS, TRIES, |opening, fd| (opening.done)(Ok(fd))),
+    /// By its name once more: through /proc it would take three times as long. Whoever puts a FIFO in
+    /// its place meanwhile has it opened; it is not sent.
+    fn known(self, found: Fd, kind: io::Result<FileType>) {
+        match kind {
+            Ok(FileType::RegularFile) => {
+                self.attempt(FLAGS, TRIES, |opening, fd| (opening.done)(Ok(fd)));
+            }
+            Ok(_) => (self.done)(Ok(found)),
+            Err(e) => (self.done)(Err(e)),
         }
     }
 
@@ -112,44 +113,27 @@ impl<F: FnOnce(io::Result<Fd>) + 'static> Opening<F> {
         let work = move || {
             let path = path.as_bytes();
             let found = walk(&dir, path, FIND)?;
-            match enter(&found) {
-                Ok(entered) => Ok(entered.unwrap_or(found)),
-                Err(_) => walk(&dir, path, FLAGS),
+            match kind(&found)? {
+                FileType::RegularFile => walk(&dir, path, FLAGS),
+                _ => Ok(found),
             }
         };
         worker::run(&proactor, work, |fd| done(fd.map(Fd::new)));
     }
 }
 
-/// Whether opening what was found keeps nobody waiting: it is in memory, or on the disk of this
-/// machine where the directory is. A file system's own open may wait (FUSE's and networks' do), and
-/// so may fstat(2), but not this.
-fn is_near(dir: &Fd, found: &Fd) -> bool {
+/// What was found, where neither asking nor opening it keeps anybody waiting: it is in memory, or on
+/// the disk of this machine where the directory is. A file system's own open may wait (FUSE's and
+/// networks' do), and so may fstat(2), but not this.
+fn kind_at_once(dir: &Fd, found: &Fd) -> Option<FileType> {
     if !matches!(dir.filesystem(), Filesystem::Memory | Filesystem::Local) {
-        return false;
+        return None;
     }
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    match (
-        dir.identity(),
-        fs::statx(found, c"", flags, StatxFlags::TYPE),
-    ) {
-        (Ok((device, _)), Ok(stat)) => {
-            device == fs::makedev(stat.stx_dev_major, stat.stx_dev_minor)
-        }
-        _ => false,
-    }
-}
-
-/// Opens a regular file that was found, through its descriptor: whatever its name leads to by now.
-/// `None` if it is something else.
-pub(crate) fn enter(found: impl AsFd) -> io::Result<Option<OwnedFd>> {
-    let found = found.as_fd();
-    if kind(found)? != FileType::RegularFile {
-        return Ok(None);
-    }
-    let path = format!("/proc/self/fd/{}", found.as_raw_fd());
-    // Not open(2), which the sandbox's filter doesn't know.
-    Ok(Some(fs::openat(fs::CWD, path, FLAGS, Mode::empty())?))
+    let stat = fs::statx(found, c"", flags, StatxFlags::TYPE).ok()?;
+    let (device, _) = dir.identity().ok()?;
+    let near = device == fs::makedev(stat.stx_dev_major, stat.stx_dev_minor);
+    near.then(|| FileType::from_raw_mode(stat.stx_mode.into()))
 }
 
 fn unexpected(output: &Output) -> io::Error {
@@ -288,42 +272,24 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "openat(2)")]
-    fn enters_what_was_found_and_no_other() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("file");
-        std::fs::write(&path, "content").unwrap();
-        let file = fs::openat(fs::CWD, &path, FIND, Mode::empty()).unwrap();
-        std::fs::remove_file(&path).unwrap();
-        fs::mknodat(
-            fs::CWD,
-            &path,
-            FileType::Fifo,
-            Mode::from_raw_mode(0o600),
-            0,
-        )
-        .unwrap();
-
-        let mut text = String::new();
-        let file = enter(file).unwrap().expect("a regular file");
-        File::from(file).read_to_string(&mut text).unwrap();
-        assert_eq!(text, "content");
-        for path in [path.as_path(), dir.path(), "/dev/null".as_ref()] {
-            let found = fs::openat(fs::CWD, path, FIND, Mode::empty()).unwrap();
-            assert!(enter(found).unwrap().is_none(), "{path:?}");
-        }
-    }
-
-    #[test]
     #[cfg_attr(miri, ignore = "statx(2)")]
-    fn knows_what_is_near() {
+    fn knows_at_once_what_is_near() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         std::fs::write(&path, "content").unwrap();
         let found = |path| Fd::new(fs::openat(fs::CWD, path, FIND, Mode::empty()).unwrap());
         let root = Fd::new(File::open(dir.path()).unwrap());
-        let known = matches!(root.filesystem(), Filesystem::Memory | Filesystem::Local);
-        assert_eq!(is_near(&root, &found(path.as_path())), known);
-        assert!(!is_near(&root, &found("/proc/self/stat".as_ref())));
+        let near = matches!(root.filesystem(), Filesystem::Memory | Filesystem::Local);
+        for (path, kind) in [
+            (path.as_path(), FileType::RegularFile),
+            (dir.path(), FileType::Directory),
+        ] {
+            let known = kind_at_once(&root, &found(path));
+            assert_eq!(known, near.then_some(kind), "{path:?}");
+        }
+        assert_eq!(
+            kind_at_once(&root, &found("/proc/self/stat".as_ref())),
+            None
+        );
     }
 }
