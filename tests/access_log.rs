@@ -420,7 +420,10 @@ fn writes_to_standard_output(backend: &str) {
         .stdout(File::create(&output).unwrap())
         .spawn()
         .unwrap();
-    wait_for("the server", || UnixStream::connect(&socket).ok());
+    // It serves already when it says so.
+    wait_for("the server", || {
+        (read_lines(&output).len() == 1).then_some(())
+    });
     let mut client = Client::new(UnixStream::connect(&socket).unwrap());
     client.get("/a");
     assert_eq!(client.got().status, 200);

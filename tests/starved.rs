@@ -124,7 +124,9 @@ in_processes_of_their_own! {
             match outcome.end() {
                 End::EndOfFile => assert_eq!(outcome.sent(), LEN),
                 end => {
-                    assert_eq!((outcome.sent(), end), (0, End::Failed));
+                    assert_eq!(end, End::Failed);
+                    // The kernel may have kept, or read ahead, some of it.
+                    assert!(outcome.sent() < LEN);
                     assert!(outcome.text().contains("thread"), "{}", outcome.text());
                     assert_eq!(outcome.kind(), Some(io::ErrorKind::WouldBlock));
                 }
