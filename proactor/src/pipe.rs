@@ -37,6 +37,15 @@ impl Pipe {
         })
     }
 
+    /// What the quota refused it may allow by now; the pipe must be empty.
+    fn grow(&mut self) {
+        if self.capacity < self.size
+            && let Ok(capacity) = sys::set_pipe_size(self.write.as_fd(), self.size)
+        {
+            self.capacity = capacity;
+        }
+    }
+
     pub(crate) fn reader(&self) -> BorrowedFd<'_> {
         self.read.as_fd()
     }
@@ -114,7 +123,11 @@ impl PipePool {
         }
         let size = lessee.size(self.limits);
         let pipe = match self.free.iter().rposition(|pipe| pipe.size == size) {
-            Some(at) => self.free.swap_remove(at),
+            Some(at) => {
+                let mut pipe = self.free.swap_remove(at);
+                pipe.grow();
+                pipe
+            }
             None => Pipe::open(size)
                 .inspect_err(|e| log::debug!("no pipe to be had: {e}"))
                 .ok()?,
@@ -147,5 +160,27 @@ impl PipePool {
 
     pub(crate) fn idle(&self) -> usize {
         self.free.len()
+    }
+}
+
+#[cfg(all(test, not(miri), not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_pipe_grows_when_it_may() {
+        let size = 256 << 10;
+        let mut pool = PipePool::new(PipeLimits { count: 4, size });
+        let mut pipe = pool.lease(Lessee::Direct).unwrap();
+        assert!(pipe.capacity >= size);
+        // As the quota would have it.
+        pipe.capacity = sys::set_pipe_size(pipe.writer(), sys::page_size()).unwrap();
+        assert!(pipe.capacity < size);
+        pool.give_back(pipe, 0);
+        let pipe = pool.lease(Lessee::Direct).unwrap();
+        assert_eq!(pipe.capacity, sys::pipe_size(pipe.writer()).unwrap());
+        assert!(pipe.capacity >= size);
+        assert_eq!(pool.idle(), 0);
+        pool.give_back(pipe, 0);
     }
 }
