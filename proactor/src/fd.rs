@@ -276,8 +276,9 @@ impl Fd {
     /// It looks at `ahead` bytes, if that is more: the answer costs some 5 µs per MiB.
     /// [`Residency::Hot`] is remembered for the turn of this thread's loop in which it was found,
     /// so that others who send the same file in that turn need not ask: what they were asked for had
-    /// been asked for before; outside of a loop, for a millisecond. In the turns of the next 20 ms,
-    /// a look at a page in every 256 KiB will do. The answer may be outdated by the time it is used: pages can be reclaimed.
+    /// been asked for before; outside of a loop, for a millisecond. In the next 20 ms, a look at a
+    /// page in every 256 KiB will do. The answer may be outdated by the time it is used: pages can
+    /// be reclaimed.
     pub fn residency(&self, offset: u64, len: u64, ahead: u64) -> Residency {
         const HOLDS: Duration = Duration::from_millis(20);
         const MOMENT: Duration = Duration::from_millis(1);
