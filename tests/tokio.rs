@@ -303,6 +303,30 @@ everywhere! {
         assert_same(&got, &contents(0, error.sent as usize));
     }
 
+    async fn what_is_small_goes_over_pipes_too(sender: FileSender) {
+        let (mut peer, ours) = std::io::pipe().unwrap();
+        let ours = Fd::nonblocking(ours).unwrap();
+        let bytes = sender.send(&ours, Source::bytes("some bytes")).await;
+        assert_eq!(bytes.unwrap(), 10);
+        let sent = sender.send_file(&ours, &memory(0, 2000), ..).header("head").await;
+        assert_eq!(sent.unwrap(), 2004);
+        let mut got = vec![0; 2014];
+        peer.read_exact(&mut got).unwrap();
+        assert_same(&got, &[b"some byteshead", &contents(0, 2000)[..]].concat());
+        // No stream, though sendfile(2) would write to it.
+        let file = Fd::nonblocking(memory(0, 0)).unwrap();
+        let error = sender.send_file(&file, &memory(0, 2000), ..).await.unwrap_err();
+        assert_eq!((error.end, error.sent, file.size().unwrap()), (End::Failed, 0, 0));
+    }
+
+    async fn what_is_small_leaves_no_socket_corked(sender: FileSender) {
+        let (stream, _peer) = connection();
+        let ours = Fd::new(stream.as_fd().try_clone_to_owned().unwrap());
+        assert!(net::hold_back(&ours));
+        sender.send_file(&stream, &memory(0, 2000), ..).await.unwrap();
+        assert!(!common::kernel::is_corked(&stream));
+    }
+
     async fn sends_that_are_over_at_once_let_others_run(sender: FileSender) {
         let (stream, mut peer) = unix();
         let data = Fd::new(memory(0, 50_000));
@@ -504,6 +528,40 @@ everywhere! {
         }
         drop(stream);
         assert_eq!(joined(peer).await.len(), 5_000_000);
+    }
+}
+
+/// The proactor goes away before it has heard of the rest of a send: what has left is told.
+mod the_proactor_ends {
+    use super::*;
+
+    fn case(backend: BackendChoice) {
+        let proactor = common::builder(backend).build().unwrap();
+        let sender = FileSender::new(&proactor);
+        let (ours, peer) = common::tight_tcp();
+        ours.set_nonblocking().unwrap();
+        let sending = sender.send_file(&ours, &memory(0, 128_000), ..).start();
+        drop(proactor);
+        let runtime = Builder::new_current_thread().build().unwrap();
+        let outcome = runtime.block_on(sending.outcome());
+        assert!(outcome.error.is_some());
+        drop(ours);
+        let got = read_all(peer).join().unwrap();
+        assert!(!got.is_empty());
+        assert_eq!(
+            (outcome.end, outcome.sent),
+            (End::Closing, got.len() as u64)
+        );
+    }
+
+    #[test]
+    fn ring() {
+        case(BackendChoice::Ring);
+    }
+
+    #[test]
+    fn emulated() {
+        case(BackendChoice::Emulated);
     }
 }
 

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::SocketAddr as UnixAddr;
 use std::time::Duration;
 
-use crate::fd::Fd;
+use crate::fd::{Fd, FileKind};
 use crate::op::SendFileEnd;
 use crate::{sim, sys};
 
@@ -583,12 +583,13 @@ pub fn push_out(socket: impl AsFd) {
 }
 
 /// What tells the socket (or file, or pipe) behind a descriptor from all others as long as it is
-/// open: as [`Fd::identity`].
+/// open, as [`Fd::identity`], and which of these it is.
 ///
 /// # Errors
 /// fstat(2)'s.
-pub fn identity(fd: impl AsFd) -> io::Result<(u64, u64)> {
-    sys::stat(fd.as_fd()).map(|stat| (stat.st_dev, stat.st_ino))
+pub fn identity(fd: impl AsFd) -> io::Result<((u64, u64), FileKind)> {
+    let stat = sys::stat(fd.as_fd())?;
+    Ok(((stat.st_dev, stat.st_ino), sys::kind_of(&stat)))
 }
 
 /// Whether calls on a descriptor return instead of waiting (`O_NONBLOCK`), as far as can be told.

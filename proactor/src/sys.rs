@@ -94,7 +94,11 @@ pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<libc::stat> {
 }
 
 pub(crate) fn file_kind(fd: BorrowedFd<'_>) -> io::Result<FileKind> {
-    Ok(match stat(fd)?.st_mode & libc::S_IFMT {
+    stat(fd).map(|stat| kind_of(&stat))
+}
+
+pub(crate) fn kind_of(stat: &libc::stat) -> FileKind {
+    match stat.st_mode & libc::S_IFMT {
         libc::S_IFREG => FileKind::Regular,
         libc::S_IFDIR => FileKind::Directory,
         libc::S_IFIFO => FileKind::Pipe,
@@ -102,7 +106,7 @@ pub(crate) fn file_kind(fd: BorrowedFd<'_>) -> io::Result<FileKind> {
         libc::S_IFBLK => FileKind::BlockDevice,
         libc::S_IFCHR => FileKind::CharDevice,
         _ => FileKind::Other,
-    })
+    }
 }
 
 pub(crate) fn filesystem(fd: BorrowedFd<'_>) -> io::Result<Filesystem> {

@@ -59,6 +59,10 @@ pub(super) fn begin(
         } => send_file(socket, head, fd, start, len, &mut before),
         _ => Ok(None),
     };
+    if before.sent > 0 {
+        // What follows may never come; nor is a socket left corked that was found so.
+        net::push_out(socket);
+    }
     if nagle && let Err(e) = net::unset_nodelay(socket) {
         log::debug!("a socket's TCP_NODELAY could not be put back: {e}");
     }
@@ -117,10 +121,6 @@ fn send_file(
         before.routes.insert(Route::Sendfile);
     }
     *start += sent;
-    if sent < left {
-        // What follows may never come.
-        net::push_out(socket);
-    }
     let end = match len {
         Some(len) => {
             *len -= sent;

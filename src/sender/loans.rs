@@ -65,6 +65,9 @@ impl Loans {
 
     /// Begins a send, or queues it.
     pub(super) fn take(self: Rc<Self>, proactor: &Proactor, order: Order) {
+        if order.promise.is_behind_a_break() {
+            return order.promise.keep(SendOutcome::cancelled());
+        }
         let identity = order.identity;
         let mut loans = self.loans.borrow_mut();
         let transport = match loans.get_mut(&identity) {

@@ -49,7 +49,7 @@ use places::Places;
 /// - A send that was started has duplicates of both descriptors until it is over: the owners may
 ///   close theirs.
 /// - What is small, in the page cache, and finds room in a non-blocking socket is sent by the
-///   starting thread itself, in one system call, and neither thread nor loop is woken for it.
+///   starting thread itself, and neither thread nor loop is woken for it.
 /// - Sends over one socket that are asked of one sender leave in the order in which they were
 ///   started, one after the other. What the owner writes itself is ordered with them only where it
 ///   waits: it writes nothing while a send is under way, and starts none while bytes wait in a

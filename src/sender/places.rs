@@ -23,7 +23,27 @@ struct Place {
     /// Somebody is sending from his own thread.
     direct: bool,
     /// What has come meanwhile.
-    late: Vec<Order>,
+    late: Vec<Late>,
+    /// Of one of them some has left, and the rest never will: nothing may follow it.
+    broken: bool,
+}
+
+/// What is for the proactor, once a thread's turn is over.
+enum Late {
+    Order(Order),
+    Cancel(u64),
+}
+
+impl Late {
+    fn post(self, remote: &Remote) {
+        // If the proactor is gone, the promise is dropped with the order, and that tells.
+        let _ = match self {
+            Late::Order(order) => {
+                remote.post(move |proactor| Loans::of(proactor).take(proactor, order))
+            }
+            Late::Cancel(id) => remote.post(move |proactor| Loans::of(proactor).cancel(id)),
+        };
+    }
 }
 
 /// The sockets with sends under way.
@@ -62,24 +82,34 @@ impl Places {
         if let Some(place) = self.lock().get_mut(&order.identity)
             && place.direct
         {
-            place.late.push(order);
+            place.late.push(Late::Order(order));
             return;
         }
-        post(remote, order);
+        Late::Order(order).post(remote);
     }
 
-    /// Takes an order out that has not been handed over yet.
-    pub(super) fn take_late(&self, id: u64) -> Option<Order> {
-        self.lock().values_mut().find_map(|place| {
-            let at = place.late.iter().position(|order| order.id == id)?;
-            Some(place.late.remove(at))
-        })
+    /// Cancels an order that was handed over, wherever it is by now.
+    pub(super) fn cancel(&self, remote: &Remote, identity: Identity, id: u64) {
+        let mut places = self.lock();
+        if let Some(place) = places.get_mut(&identity)
+            && place.direct
+        {
+            let is_it = |late: &Late| matches!(late, Late::Order(order) if order.id == id);
+            let Some(at) = place.late.iter().position(is_it) else {
+                // It may be on its way: this must not overtake it.
+                place.late.push(Late::Cancel(id));
+                return;
+            };
+            let late = place.late.remove(at);
+            drop(places);
+            if let Late::Order(order) = late {
+                order.promise.keep(SendOutcome::cancelled());
+            }
+            return;
+        }
+        drop(places);
+        Late::Cancel(id).post(remote);
     }
-}
-
-fn post(remote: &Remote, order: Order) {
-    // If the proactor is gone, the promise is dropped with the order, and that tells.
-    let _ = remote.post(move |proactor| Loans::of(proactor).take(proactor, order));
 }
 
 /// A thread's turn to send over a socket by itself. When it is over, what has come meanwhile is
@@ -93,7 +123,7 @@ pub(super) struct Turn {
 impl Turn {
     /// Ends it with the rest of what was to be sent, which goes first.
     pub(super) fn leave(self, rest: Order) {
-        post(&self.remote, rest);
+        Late::Order(rest).post(&self.remote);
     }
 }
 
@@ -115,8 +145,8 @@ impl Drop for Turn {
                 std::mem::take(&mut place.get_mut().late)
             };
             // Without the lock: one that is refused is dropped, and gives its place up.
-            for order in late {
-                post(&self.remote, order);
+            for late in late {
+                late.post(&self.remote);
             }
         }
     }
@@ -126,6 +156,20 @@ impl Drop for Turn {
 pub(super) struct Ticket {
     places: Arc<Places>,
     identity: Identity,
+}
+
+impl Ticket {
+    fn is_broken(&self) -> bool {
+        let places = self.places.lock();
+        places.get(&self.identity).is_some_and(|place| place.broken)
+    }
+
+    /// What was started meanwhile must not be sent.
+    fn breaks(&self) {
+        if let Some(place) = self.places.lock().get_mut(&self.identity) {
+            place.broken = true;
+        }
+    }
 }
 
 impl Drop for Ticket {
@@ -147,19 +191,21 @@ pub(super) struct Before {
     pub(super) routes: Routes,
 }
 
-/// Tells a send's future of its end; by then its socket is free.
+/// Tells a send's future of its end; by then its socket is free. Dropped, it tells that the proactor
+/// is gone.
 pub(super) struct Promise {
-    ticket: Ticket,
+    /// Both are there until it is kept.
+    ticket: Option<Ticket>,
+    sender: Option<Sender<SendOutcome>>,
     before: Before,
-    sender: Sender<SendOutcome>,
 }
 
 impl Promise {
     pub(super) fn new(ticket: Ticket, before: Before, sender: Sender<SendOutcome>) -> Promise {
         Promise {
-            ticket,
+            ticket: Some(ticket),
+            sender: Some(sender),
             before,
-            sender,
         }
     }
 
@@ -168,15 +214,119 @@ impl Promise {
         self.before.sent > 0
     }
 
-    pub(super) fn keep(self, mut outcome: SendOutcome) {
-        let Promise {
-            ticket,
-            before,
-            sender,
-        } = self;
+    /// Whether a send that it was started behind has ended with some but not all of it sent.
+    pub(super) fn is_behind_a_break(&self) -> bool {
+        self.ticket.as_ref().is_some_and(Ticket::is_broken)
+    }
+
+    pub(super) fn keep(mut self, outcome: SendOutcome) {
+        self.tell(outcome);
+    }
+
+    fn tell(&mut self, mut outcome: SendOutcome) {
+        let (Some(ticket), Some(sender)) = (self.ticket.take(), self.sender.take()) else {
+            return;
+        };
+        outcome.sent += self.before.sent;
+        outcome.routes.insert_all(self.before.routes);
+        if outcome.sent > 0 && !outcome.is_success() {
+            ticket.breaks();
+        }
         drop(ticket);
-        outcome.sent += before.sent;
-        outcome.routes.insert_all(before.routes);
         sender.send(outcome);
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.tell(SendOutcome::abandoned());
+    }
+}
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    use proactor::{Fd, Proactor};
+
+    use super::*;
+    use crate::oneshot::{self, Receiver};
+    use crate::send::End;
+    use crate::sender::request::{Settings, failed};
+    use crate::source::Source;
+
+    fn order(places: &Arc<Places>, id: u64, socket: &UnixStream) -> (Order, Receiver<SendOutcome>) {
+        let socket = Fd::new(OwnedFd::from(socket.try_clone().unwrap()));
+        let identity = socket.identity().unwrap();
+        let (tell, receiver) = oneshot::channel();
+        let promise = Promise::new(places.expect(identity), Before::default(), tell);
+        let order = Order {
+            id,
+            identity,
+            socket,
+            // More than there is room for.
+            source: Source::bytes(vec![7; 8_000_000]),
+            settings: Settings::default(),
+            promise,
+        };
+        (order, receiver)
+    }
+
+    fn outcome(proactor: &Proactor, mut receiver: Receiver<SendOutcome>) -> SendOutcome {
+        let told = std::future::poll_fn(|cx| receiver.poll(cx));
+        proactor.block_on(told).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_cancel_does_not_overtake_what_it_is_for() {
+        let proactor = Proactor::new().unwrap();
+        let (places, remote) = (Loans::of(&proactor).places(), proactor.remote());
+        let (socket, _peer) = UnixStream::pair().unwrap();
+        let (late, receiver) = order(&places, 1, &socket);
+        let (identity, id) = (late.identity, late.id);
+        places.lock().remove(&identity);
+        let turn = places.enter(&remote, identity).unwrap();
+        places.lock().get_mut(&identity).unwrap().orders = 1;
+        // Its turn is over: the order is taken out, and on its way, when it is cancelled.
+        places.cancel(&remote, identity, id);
+        Late::Order(late).post(&remote);
+        drop(turn);
+        let outcome = outcome(&proactor, receiver);
+        assert_eq!(outcome.end, End::Cancelled);
+        assert!(places.lock().is_empty());
+    }
+
+    #[test]
+    fn what_is_late_is_cancelled_where_it_waits() {
+        let proactor = Proactor::new().unwrap();
+        let (places, remote) = (Loans::of(&proactor).places(), proactor.remote());
+        let (socket, _peer) = UnixStream::pair().unwrap();
+        let identity = proactor::net::identity(&socket).unwrap().0;
+        let turn = places.enter(&remote, identity).unwrap();
+        let (late, receiver) = order(&places, 1, &socket);
+        places.hand_over(&remote, late);
+        places.cancel(&remote, identity, 1);
+        let outcome = outcome(&proactor, receiver);
+        assert_eq!((outcome.end, outcome.sent), (End::Cancelled, 0));
+        drop(turn);
+        assert!(places.lock().is_empty());
+    }
+
+    #[test]
+    fn nothing_follows_what_was_broken_off() {
+        let proactor = Proactor::new().unwrap();
+        let (places, remote) = (Loans::of(&proactor).places(), proactor.remote());
+        let (socket, _peer) = UnixStream::pair().unwrap();
+        let (broken, first) = order(&places, 1, &socket);
+        let (behind, second) = order(&places, 2, &socket);
+        let mut cut = failed(std::io::ErrorKind::TimedOut.into());
+        cut.sent = 10;
+        broken.promise.keep(cut);
+        assert_eq!(outcome(&proactor, first).sent, 10);
+        places.hand_over(&remote, behind);
+        let outcome = outcome(&proactor, second);
+        assert_eq!((outcome.end, outcome.sent), (End::Cancelled, 0));
+        assert!(places.lock().is_empty());
     }
 }

@@ -11,10 +11,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use proactor::{Fd, net};
+use proactor::{Fd, FileKind, net};
 
-use super::loans::{Loans, Order};
-use super::places::{Before, Promise};
+use super::loans::Order;
+use super::places::{Before, Identity, Promise};
 use super::{FileSender, direct};
 use crate::oneshot::{self, Receiver};
 use crate::route::{RouteChoice, Routes};
@@ -133,13 +133,14 @@ impl<'s> SendRequest<'s> {
             settings,
         } = self;
         let found = source.and_then(|source| Ok((source, net::identity(socket)?)));
-        let (mut source, identity) = match found {
+        let (mut source, (identity, kind)) = match found {
             Ok(found) => found,
             Err(e) => return Sending::over(sender, failed(e)),
         };
         let mut before = Before::default();
         let mut turn = None;
-        if settings.are_simple() && direct::suits(&source) && !sender.remote.is_gone() {
+        let direct = kind == FileKind::Socket && settings.are_simple() && direct::suits(&source);
+        if direct && !sender.remote.is_gone() {
             turn = sender.places.enter(&sender.remote, identity);
         }
         if turn.is_some() {
@@ -170,7 +171,7 @@ impl<'s> SendRequest<'s> {
         }
         Sending {
             sender,
-            state: Standing::Waits(id, receiver),
+            state: Standing::Waits(identity, id, receiver),
         }
     }
 }
@@ -218,8 +219,8 @@ pub struct Sending {
 
 /// How far a send is.
 enum Standing {
-    /// It is at the proactor, under a number.
-    Waits(u64, Receiver<SendOutcome>),
+    /// It is at the proactor, or on its way there: by its socket and its number.
+    Waits(Identity, u64, Receiver<SendOutcome>),
     /// It was over at once.
     Over(SendOutcome),
     /// Its outcome was told, or is nobody's.
@@ -235,17 +236,11 @@ impl Sending {
     /// Cancels the send; the future is ready soon after, with [`End::Cancelled`] and the count, or
     /// with success if that came first.
     pub fn cancel(&self) {
-        let Standing::Waits(id, _) = self.state else {
-            return;
-        };
-        if let Some(order) = self.sender.places.take_late(id) {
-            return order.promise.keep(SendOutcome::cancelled());
-        }
         // If the proactor is gone, so is the send.
-        let _ = self
-            .sender
-            .remote
-            .post(move |proactor| Loans::of(proactor).cancel(id));
+        if let Standing::Waits(identity, id, _) = self.state {
+            let FileSender { remote, places, .. } = &self.sender;
+            places.cancel(remote, identity, id);
+        }
     }
 
     /// Lets the send go on by itself; its outcome is nobody's.
@@ -260,7 +255,7 @@ impl Sending {
 
     fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<SendOutcome> {
         let outcome = match &mut self.state {
-            Standing::Waits(_, receiver) => match receiver.poll(cx) {
+            Standing::Waits(_, _, receiver) => match receiver.poll(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(outcome) => outcome.unwrap_or_else(SendOutcome::abandoned),
             },

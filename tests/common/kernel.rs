@@ -200,3 +200,21 @@ pub fn signal_thread(thread: libc::pthread_t, signal: i32) {
     let result = unsafe { libc::pthread_kill(thread, signal) };
     assert_eq!(result, 0);
 }
+
+/// Whether `TCP_CORK` is on.
+pub fn is_corked(socket: &impl std::os::fd::AsRawFd) -> bool {
+    let mut value: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes into the value on this stack frame.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_CORK,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
+    };
+    assert_eq!(result, 0);
+    value != 0
+}
