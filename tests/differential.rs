@@ -219,7 +219,13 @@ fn differences(got: &Side, expected: &Side) -> Vec<String> {
     let mut problems = Vec::new();
     let [sends, expected_sends] = [got, expected].map(certain_sends);
     let [receives, expected_receives] = [got, expected].map(certain_receives);
-    let kinds: [(&str, _, _, fn(&Note) -> Option<usize>); 2] = [
+    type Kind<'a> = (
+        &'a str,
+        &'a [Certain],
+        &'a [Certain],
+        fn(&Note) -> Option<usize>,
+    );
+    let kinds: [Kind<'_>; 2] = [
         ("send", &sends, &expected_sends, |note| match note {
             Note::Sent(number) => Some(*number),
             _ => None,
