@@ -56,6 +56,20 @@ fn obeys_conditions(backend: &str) {
         (format!("If-Modified-Since: {later}"), 304),
         (format!("If-Modified-Since: {earlier}"), 200),
         ("If-Modified-Since: nonsense".to_owned(), 200),
+        // Dates are no lists: of several, none counts.
+        (
+            format!("If-Modified-Since: {later}\r\nIf-Modified-Since: {later}"),
+            200,
+        ),
+        (
+            format!("If-Modified-Since: nonsense\r\nIf-Modified-Since: {later}"),
+            200,
+        ),
+        (
+            format!("If-Unmodified-Since: {earlier}\r\nIf-Unmodified-Since: {earlier}"),
+            200,
+        ),
+        (format!("If-Unmodified-Since: {earlier}, {earlier}"), 200),
         (
             format!("If-None-Match: \"x\"\r\nIf-Modified-Since: {later}"),
             200,

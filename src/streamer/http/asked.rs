@@ -25,6 +25,8 @@ pub(super) struct Asked<'a> {
     length: Option<u64>,
     coding: Option<Coding>,
     ranges: u32,
+    modified_sinces: u32,
+    unmodified_sinces: u32,
     conditions: Option<Box<Conditions>>,
     authorization: Option<Vec<u8>>,
     content_range: bool,
@@ -38,6 +40,9 @@ enum Coding {
     Unknown,
     /// With no way to find its end.
     Endless,
+    /// With an element that is empty, which another reader might take for an unknown coding, or
+    /// pass over.
+    Doubtful,
 }
 
 impl<'a> Asked<'a> {
@@ -70,14 +75,14 @@ impl<'a> Asked<'a> {
             }
             // For other methods a range has no meaning (RFC 9110, 14.2).
             5 if is("range") && method == Method::Get => {
-                self.ranges += 1;
-                // Several are no list: what is meant can't be told.
-                let one = self.ranges == 1;
-                self.conditions().range = Ranges::parse(value).filter(|_| one);
+                let range = only(&mut self.ranges, Ranges::parse(value));
+                self.conditions().range = range;
             }
             6 if is("expect") => {
-                self.expects = true;
-                self.expects_else |= !value.eq_ignore_ascii_case(b"100-continue");
+                for expectation in elements(value) {
+                    self.expects = true;
+                    self.expects_else |= !expectation.eq_ignore_ascii_case(b"100-continue");
+                }
             }
             // In several lines they would be one list; who sends it so gets what all get.
             6 if is("accept") => self.accept = Some(value).filter(|_| self.accept.is_none()),
@@ -96,7 +101,7 @@ impl<'a> Asked<'a> {
             }
             8 if is("if-match") => list(&mut self.conditions().if_match, value),
             10 if is("connection") => {
-                for option in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                for option in elements(value) {
                     self.close |= option.eq_ignore_ascii_case(b"close");
                     self.keep |= option.eq_ignore_ascii_case(b"keep-alive");
                 }
@@ -110,13 +115,15 @@ impl<'a> Asked<'a> {
                 self.length = Some(length);
             }
             17 if is("if-modified-since") => {
-                self.conditions().if_modified_since = date::parse(value);
+                let date = only(&mut self.modified_sinces, date::parse(value));
+                self.conditions().if_modified_since = date;
             }
             17 if is("transfer-encoding") => {
                 self.coding = Some(transfer_coding(self.coding, value));
             }
             19 if is("if-unmodified-since") => {
-                self.conditions().if_unmodified_since = date::parse(value);
+                let date = only(&mut self.unmodified_sinces, date::parse(value));
+                self.conditions().if_unmodified_since = date;
             }
             _ => {}
         }
@@ -130,7 +137,9 @@ impl<'a> Asked<'a> {
             (None, None | Some(0)) => Ok(Body::None),
             (None, Some(length)) => Ok(Body::Length(length)),
             (Some(_), _) if version == 0 => Err(Status::BAD_REQUEST),
-            (Some(_), Some(_)) | (Some(Coding::Endless), None) => Err(Status::BAD_REQUEST),
+            (Some(_), Some(_)) | (Some(Coding::Endless | Coding::Doubtful), None) => {
+                Err(Status::BAD_REQUEST)
+            }
             (Some(Coding::Unknown), None) => Err(Status::NOT_IMPLEMENTED),
             (Some(Coding::Chunked), None) => Ok(Body::chunked(MAX_BODY)),
         }
@@ -185,6 +194,19 @@ pub(super) fn understand(
     Ok((wanted, body, put))
 }
 
+/// What a field says that is no list: nothing, where it came several times, since what is meant
+/// can't be told.
+fn only<T>(times: &mut u32, value: Option<T>) -> Option<T> {
+    *times += 1;
+    value.filter(|_| *times == 1)
+}
+
+/// The elements of a list; empty ones are none (RFC 9110, 5.6.1.2).
+fn elements(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let elements = list.split(|b| *b == b',').map(<[u8]>::trim_ascii);
+    elements.filter(|element| !element.is_empty())
+}
+
 /// A field that is a list may come in several lines (RFC 9110, 5.3).
 fn list(whole: &mut Option<Vec<u8>>, value: &[u8]) {
     match whole {
@@ -205,13 +227,17 @@ fn if_range(value: &[u8]) -> IfRange {
     }
 }
 
-/// What one more line of codings makes of those before it.
+/// What one more line of codings makes of those before it. Empty elements are not passed over as in
+/// other lists: on this one depends where the body ends, and not all read it alike.
 fn transfer_coding(before: Option<Coding>, value: &[u8]) -> Coding {
     value
         .split(|b| *b == b',')
         .fold(before, |before, coding| {
-            let chunked = coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
+            let coding = coding.trim_ascii();
+            let chunked = coding.eq_ignore_ascii_case(b"chunked");
             Some(match before {
+                Some(Coding::Doubtful) => Coding::Doubtful,
+                _ if coding.is_empty() => Coding::Doubtful,
                 // Chunks come last, and once (RFC 9112, 6.1).
                 Some(Coding::Chunked | Coding::Unknown) => Coding::Endless,
                 Some(Coding::Endless) if chunked => Coding::Unknown,
