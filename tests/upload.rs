@@ -193,6 +193,10 @@ fn obeys_conditions(backend: &str) {
     assert_eq!(ask("/a", "If-Match: \"other\""), 412);
     assert_eq!(ask("/none", "If-Match: *"), 412);
     assert_eq!(ask("/a", &format!("If-None-Match: {tag}")), 412);
+    let early = "If-Unmodified-Since: Sun, 06 Nov 1994 08:49:37 GMT";
+    let late = "If-Unmodified-Since: Fri, 06 Nov 2093 08:49:37 GMT";
+    assert_eq!(ask("/a", early), 412);
+    assert_eq!(ask("/a", &format!("{early}\r\nIf-None-Match: \"x\"")), 412);
     assert_eq!(names(dir.path()), ["a"]);
     assert_eq!(fs::read(dir.path().join("a")).unwrap(), b"old");
     // It says nothing of a PUT.
@@ -200,6 +204,10 @@ fn obeys_conditions(backend: &str) {
     assert_eq!(ask("/b", since), 201);
     assert_eq!(ask("/a", &format!("If-Match: {tag}")), 204);
     assert_eq!(ask("/c", "If-None-Match: *"), 201);
+    // There is no date to hold it against; and what is said twice is not said.
+    assert_eq!(ask("/e", early), 201);
+    assert_eq!(ask("/e", late), 204);
+    assert_eq!(ask("/e", &format!("{early}\r\n{early}")), 204);
     assert_eq!(fs::read(dir.path().join("a")).unwrap(), b"new");
     // One that appears meanwhile is not replaced.
     let mut client = server.connect();
@@ -224,8 +232,23 @@ fn stays_below_the_directory(backend: &str) {
     for target in ["/in/out/evil", "/in/out/secret"] {
         assert_eq!(server.ask(&put(target, b"evil")).status, 409, "{target}");
     }
-    // A link is replaced itself.
-    assert_eq!(server.ask(&put("/link", b"mine")).status, 204);
+    // What nobody can have has no tag.
+    for condition in ["If-Match: \"x\"\r\n", "If-Match: *\r\n"] {
+        let head = head("/link", 4, &format!("{AUTH}{condition}"));
+        let status = server.ask(&[&head[..], b"evil"].concat()).status;
+        assert_eq!(status, 412, "{condition}");
+    }
+    assert!(
+        fs::symlink_metadata(root.join("link"))
+            .unwrap()
+            .is_symlink()
+    );
+    // A link is replaced itself; one that leads out was, to clients, not there.
+    symlink("in/file", root.join("inner")).unwrap();
+    assert_eq!(server.ask(&put("/inner", b"mine")).status, 204);
+    assert_eq!(fs::read(root.join("in/file")).unwrap(), b"kept");
+    assert_eq!(server.get("/link", "").status, 404);
+    assert_eq!(server.ask(&put("/link", b"mine")).status, 201);
     assert_eq!(fs::read(top.path().join("secret")).unwrap(), b"kept");
     assert_eq!(fs::read(root.join("link")).unwrap(), b"mine");
     assert_eq!(names(top.path()), ["root", "secret"]);

@@ -175,16 +175,26 @@ pub(crate) fn open_directory(root: &Fd, path: &[u8]) -> io::Result<OwnedFd> {
     if path.is_empty() {
         return Ok(fs::openat(root, ".", flags, Mode::empty())?);
     }
+    open_now(root, path, flags)
+}
+
+/// Whether there is something at `path` below `root` that [`open_beneath`] would find. Waits for the
+/// disk.
+pub(crate) fn is_found(root: &Fd, path: &[u8]) -> bool {
+    open_now(root, path, FIND).is_ok()
+}
+
+fn open_now(root: &Fd, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     let mut tries = TRIES;
     loop {
         return match fs::openat2(root, path, flags, Mode::empty(), resolve) {
-            Ok(dir) => Ok(dir),
+            Ok(fd) => Ok(fd),
             Err(Errno::AGAIN) if tries > 1 => {
                 tries -= 1;
                 continue;
             }
-            Err(Errno::NOSYS | Errno::PERM) => walk(root, path, flags | OFlags::DIRECTORY),
+            Err(Errno::NOSYS | Errno::PERM) => walk(root, path, flags),
             Err(e) => Err(e.into()),
         };
     }

@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq;
 
 use crate::{Fd, Placed, Replacement};
 
-use super::open::open_directory;
+use super::open::{is_found, open_directory};
 
 /// Lets those who know a token put files below the served directory (PUT). They are in their
 /// places, whole and on the disk, when the response says so, or not at all.
@@ -62,23 +62,25 @@ impl fmt::Debug for Uploads {
 }
 
 /// A new file for a path below `root`, that no link on the way leads out of. Only a regular file
-/// (or a link, which is replaced itself) may be in its place. Waits for the disk.
-pub(super) fn prepare(root: &Fd, path: &[u8]) -> io::Result<Replacement> {
+/// (or a link, which is replaced itself) may be in its place. With it, whether the name is that of a
+/// link which leads to nothing that is served. Waits for the disk.
+pub(super) fn prepare(root: &Fd, path: &[u8]) -> io::Result<(Replacement, bool)> {
     let (parent, name) = match path.iter().rposition(|b| *b == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),
         None => (&path[..0], path),
     };
     let dir = open_directory(root, parent)?;
-    match fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+    let hidden = match fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile | FileType::Symlink => {}
+            FileType::RegularFile => false,
+            FileType::Symlink => !is_found(root, path),
             FileType::Directory => return Err(Errno::ISDIR.into()),
             _ => return Err(Errno::PERM.into()),
         },
-        Err(Errno::NOENT) => {}
+        Err(Errno::NOENT) => false,
         Err(e) => return Err(e.into()),
-    }
-    Replacement::within(dir, OsStr::from_bytes(name))
+    };
+    Ok((Replacement::within(dir, OsStr::from_bytes(name))?, hidden))
 }
 
 /// Puts a file in its place, or, where it must be new, fails with `AlreadyExists` if there is one.

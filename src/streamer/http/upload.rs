@@ -53,6 +53,8 @@ struct Upload {
     /// As [`normalize`] gives it.
     path: Vec<u8>,
     length: u64,
+    /// The file's name is taken, but by a link that leads to nothing that is served.
+    hidden: bool,
 }
 
 impl Connection {
@@ -108,6 +110,7 @@ impl Connection {
             put,
             path,
             length,
+            hidden: false,
         };
         upload.check();
         Ok(())
@@ -125,7 +128,11 @@ impl Upload {
     /// Holds the conditions against what is there now, if there are any.
     fn check(self) {
         let conditions = self.wanted.conditions.as_deref();
-        if conditions.is_none_or(|c| c.if_match.is_none() && c.if_none_match.is_none()) {
+        let none = |c: &Conditions| {
+            let tags = c.if_match.is_some() || c.if_none_match.is_some();
+            !tags && c.if_unmodified_since.is_none()
+        };
+        if conditions.is_none_or(none) {
             return self.prepare();
         }
         let Ok(path) = CString::new(self.path.clone()) else {
@@ -152,10 +159,15 @@ impl Upload {
             }
             // Whatever else is there is told of later.
             Ok(_) => true,
-            Err(e) if Errno::from_io_error(&e) == Some(Errno::NOENT) => {
-                conditions.if_match.is_none()
-            }
-            Err(_) => true,
+            Err(e) => match Status::of(&e) {
+                // What nobody can have has no tag.
+                Status::NOT_FOUND | Status::FORBIDDEN => conditions.if_match.is_none(),
+                // It can't be known now.
+                _ => {
+                    let status = self.status_of(&e);
+                    return self.refuse(status);
+                }
+            },
         };
         if holds {
             self.prepare();
@@ -164,13 +176,16 @@ impl Upload {
         }
     }
 
-    fn prepare(self) {
+    fn prepare(mut self) {
         let server = Rc::clone(&self.connection.server);
         let path = self.path.clone();
         server.work(
             move |root| prepare(root, &path),
             move |prepared| match prepared {
-                Ok(replacement) => self.receive(replacement),
+                Ok((replacement, hidden)) => {
+                    self.hidden = hidden;
+                    self.receive(replacement);
+                }
                 Err(error) => {
                     let status = self.status_of(&error);
                     self.refuse(status);
@@ -258,6 +273,8 @@ impl Upload {
         });
         let status = match placed {
             Ok(Placed::Created) => Status::CREATED,
+            // To clients, there was nothing.
+            Ok(Placed::Replaced) if self.hidden => Status::CREATED,
             Ok(Placed::Replaced) => Status::NO_CONTENT,
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Status::PRECONDITION_FAILED,
             Err(e) => self.status_of(&e),
