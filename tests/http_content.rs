@@ -144,6 +144,12 @@ fn lists_as_json(backend: &str) {
     let odd = std::ffi::OsStr::from_bytes(b"\xff");
     fs::write(dir.path().join("d").join(odd), "x").unwrap();
     let server = Server::with(backend, dir.path(), &["--list"]);
+    fs::create_dir(dir.path().join("colon")).unwrap();
+    fs::write(dir.path().join("colon/a:b"), "x").unwrap();
+    let response = server.get("/colon/", "Accept: application/json\r\n");
+    let json: serde_json::Value = serde_json::from_slice(&response.body).expect("JSON");
+    // Else it would be of the scheme `a` (RFC 3986, section 4.2).
+    assert_eq!(json["entries"][0]["href"], "./a:b");
     let response = server.get("/d/?sort=size&order=desc", "Accept: application/json\r\n");
     assert_eq!(response.field("Content-Type"), Some("application/json"));
     assert_eq!(response.field("Vary"), Some("Accept"));

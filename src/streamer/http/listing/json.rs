@@ -32,7 +32,9 @@ pub(super) fn write(listing: &Listing, request: &Request) -> Page {
     let entries = listing.items.iter().map(|item| Entry {
         name: String::from_utf8_lossy(&item.name).into_owned(),
         href: format!(
-            "{}{}",
+            "{}{}{}",
+            // What stands before a colon would be a scheme.
+            if item.name.contains(&b':') { "./" } else { "" },
             encode(&item.name),
             if item.directory { "/" } else { "" }
         ),
