@@ -28,6 +28,8 @@ pub(crate) struct Chunked {
 enum At {
     /// In a chunk's size, behind so many digits.
     Size(u8),
+    /// Behind its size and blanks, before extensions.
+    Blank,
     /// In its extensions, which are ignored.
     Extension,
     /// Between CR and LF of its line.
@@ -38,7 +40,8 @@ enum At {
     DataLf,
     /// At the beginning of a line behind the last chunk.
     Line,
-    /// Within a trailer field, which is ignored.
+    /// Within a trailer field's name, and what it says; both are ignored.
+    TrailerName,
     Trailer,
     TrailerLf,
     /// Before the last LF.
@@ -121,7 +124,8 @@ impl Chunked {
                 At::Size(digits + 1)
             }
             (At::Size(1..) | At::Extension, b'\r') => At::SizeEnd,
-            (At::Size(1..), b';' | b' ' | b'\t') => At::Extension,
+            (At::Size(1..) | At::Blank, b';') => At::Extension,
+            (At::Size(1..) | At::Blank, b' ' | b'\t') => At::Blank,
             // No LF alone, here or elsewhere: what one reads as a line's end, another doesn't.
             (At::Extension, b'\t' | b' '..=b'~' | 0x80..) => At::Extension,
             (At::SizeEnd, b'\n') if self.left == 0 => At::Line,
@@ -131,12 +135,19 @@ impl Chunked {
             (At::Line, b'\r') => At::Last,
             (At::Last, b'\n') => return Ok(true),
             (At::Trailer, b'\r') => At::TrailerLf,
-            (At::Line | At::Trailer, b'\t' | b' '..=b'~' | 0x80..) => At::Trailer,
+            (At::Line | At::TrailerName, byte) if is_token(byte) => At::TrailerName,
+            (At::TrailerName, b':') => At::Trailer,
+            (At::Trailer, b'\t' | b' '..=b'~' | 0x80..) => At::Trailer,
             (At::TrailerLf, b'\n') => At::Line,
             _ => return Err(Lost),
         };
         Ok(false)
     }
+}
+
+/// What names are made of (RFC 9110, section 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]
@@ -190,6 +201,13 @@ mod tests {
             "5;\n\r\n",
             "0\r\n\n",
             "0\r\nX: y\n\r\n",
+            "1 a\r\n",
+            "1 \r\n",
+            "0\r\nXYZ\r\n",
+            "0\r\n X: y\r\n",
+            "0\r\nX : y\r\n",
+            "0\r\n: y\r\n",
+            "0\r\nX: y\r\n folded\r\n",
             "00000000000000001\r\n",
             "3e8\r\n",
         ] {
