@@ -14,6 +14,7 @@ on_both_backends! {
     answers_before_a_body_that_has_no_end,
     answers_each_request_with_its_status,
     ends_what_cannot_go_on,
+    refuses_heads_without_content,
     gives_a_body_as_long_as_a_head,
     refuses_too_long_heads_and_says_so,
     reads_bodies_away,
@@ -30,8 +31,19 @@ fn answers_each_request_with_its_status(backend: &str) {
     let server = Server::start(backend, dir.path());
     let table: &[(&str, u16)] = &[
         ("GET /a HTTP/1.1\r\nHost: t\r\n\r\n", 200),
-        // 9112, 2.2: empty lines before a request.
-        ("\r\n\r\nGET /a HTTP/1.1\r\nHost: t\r\n\r\n", 200),
+        // 9112, 2.2: an empty line before a request.
+        ("\r\nGET /a HTTP/1.1\r\nHost: t\r\n\r\n", 200),
+        // 9110, 2.5: later minor versions.
+        ("GET /a HTTP/1.2\r\nHost: t\r\n\r\n", 200),
+        ("HEAD /a HTTP/1.9\r\nHost: t\r\n\r\n", 200),
+        ("GET /none HTTP/1.5\r\nHost: t\r\n\r\n", 404),
+        // 9110, 7.4: what is asked of another scheme.
+        ("GET https://t/a HTTP/1.1\r\nHost: t\r\n\r\n", 421),
+        ("GET HTTPS://t/a HTTP/1.1\r\nHost: t\r\n\r\n", 421),
+        (
+            "PUT https://t/a HTTP/1.1\r\nHost: t\r\nContent-Length: 3\r\n\r\nabc",
+            421,
+        ),
         // 9112, 3.2: targets; the host of an absolute one counts, whatever Host says.
         ("GET http://t/a HTTP/1.1\r\nHost: t\r\n\r\n", 200),
         ("GET HTTP://u:80/a?q HTTP/1.1\r\nHost: t\r\n\r\n", 200),
@@ -49,6 +61,7 @@ fn answers_each_request_with_its_status(backend: &str) {
         // 9112, 3.2: Host.
         ("GET /a HTTP/1.1\r\nHost:\r\n\r\n", 200),
         ("GET /a HTTP/1.1\r\nhOST: [::1]:8000\r\n\r\n", 200),
+        ("GET /a HTTP/1.1\r\nHost: a%2db\r\n\r\n", 200),
         // 9112, 5: fields.
         ("GET /a HTTP/1.1\r\nHost: \t t \t\r\nX:\r\nY:y\r\n\r\n", 200),
         ("GET /a HTTP/1.1\r\nHost: t\r\nX: \u{fc}\r\n\r\n", 200),
@@ -70,6 +83,11 @@ fn answers_each_request_with_its_status(backend: &str) {
         // 9110, 10.1.1: no body comes, so nothing is to be waited for.
         (
             "GET /a HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\n\r\n",
+            200,
+        ),
+        // 9110, 5.6.1: empty elements of lists are none.
+        (
+            "GET /a HTTP/1.1\r\nHost: t\r\nExpect: , 100-continue,\r\nConnection: ,\r\n\r\n",
             200,
         ),
         // 9112, 6 and 7: bodies.
@@ -147,6 +165,12 @@ fn ends_what_cannot_go_on(backend: &str) {
         ),
         // 9112, 3: the request line.
         ("GET /a\r\n\r\n".to_owned(), 400),
+        // 9112, 2.2: before it, one empty line and no more.
+        ("\r\n\r\nGET /a HTTP/1.1\r\nHost: t\r\n\r\n".to_owned(), 400),
+        ("\rGET /a HTTP/1.1\r\nHost: t\r\n\r\n".to_owned(), 400),
+        ("\r\r\nGET /a HTTP/1.1\r\nHost: t\r\n\r\n".to_owned(), 400),
+        ("\r\n\rGET /a HTTP/1.1\r\nHost: t\r\n\r\n".to_owned(), 400),
+        ("\nGET /a HTTP/1.1\r\nHost: t\r\n\r\n".to_owned(), 400),
         ("GET\r\n\r\n".to_owned(), 400),
         ("GET /a b HTTP/1.1\r\nHost: t\r\n\r\n".to_owned(), 400),
         ("GET  /a HTTP/1.1\r\nHost: t\r\n\r\n".to_owned(), 400),
@@ -159,6 +183,8 @@ fn ends_what_cannot_go_on(backend: &str) {
         ("GET /a HTTP/2.0\r\nHost: t\r\n\r\n".to_owned(), 505),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), 505),
         ("GET /a HTTP/0.9\r\n\r\n".to_owned(), 505),
+        ("GET /a HTTP/1.2\r\n\r\n".to_owned(), 400),
+        ("GET /a HTTP/1.10\r\nHost: t\r\n\r\n".to_owned(), 400),
         // 9112, 3.2: Host.
         ("GET /a HTTP/1.1\r\n\r\n".to_owned(), 400),
         (
@@ -169,6 +195,8 @@ fn ends_what_cannot_go_on(backend: &str) {
         ("GET /a HTTP/1.1\r\nHost: t/u\r\n\r\n".to_owned(), 400),
         ("GET /a HTTP/1.1\r\nHost: user@t\r\n\r\n".to_owned(), 400),
         ("GET /a HTTP/1.1\r\nHost: t:port\r\n\r\n".to_owned(), 400),
+        ("GET /a HTTP/1.1\r\nHost: %zz\r\n\r\n".to_owned(), 400),
+        ("GET /a HTTP/1.1\r\nHost: [zz!!]\r\n\r\n".to_owned(), 400),
         ("GET http://t/a HTTP/1.1\r\n\r\n".to_owned(), 400),
         // 9112, 2.2 and 5: lines and fields.
         ("GET /a HTTP/1.1\nHost: t\n\n".to_owned(), 400),
@@ -211,6 +239,15 @@ fn ends_what_cannot_go_on(backend: &str) {
         (get("Transfer-Encoding: \u{b}chunked\r\n"), 400),
         (get("Transfer-Encoding: xchunked\r\n"), 400),
         (get("Transfer-Encoding: gzip, chunked\r\n"), 501),
+        // Empty elements, which one reader passes over and another doesn't.
+        (get("Transfer-Encoding: ,chunked\r\n"), 400),
+        (get("Transfer-Encoding: chunked ,\r\n"), 400),
+        (get("Transfer-Encoding: gzip,,chunked\r\n"), 400),
+        (
+            get("Transfer-Encoding:\r\nTransfer-Encoding: chunked\r\n"),
+            400,
+        ),
+        (get("Content-Length: 3,\r\n") + body, 400),
         (
             "GET /a HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
             400,
@@ -222,6 +259,18 @@ fn ends_what_cannot_go_on(backend: &str) {
             200,
         ),
         (get("Transfer-Encoding: chunked\r\n") + "-1\r\n\r\n", 200),
+        (
+            get("Transfer-Encoding: chunked\r\n") + "1 a\r\nx\r\n0\r\n\r\n",
+            200,
+        ),
+        (
+            get("Transfer-Encoding: chunked\r\n") + "0\r\nXYZ\r\n\r\n",
+            200,
+        ),
+        (
+            get("Transfer-Encoding: chunked\r\n") + "0\r\n X: y\r\n\r\n",
+            200,
+        ),
         (
             get("Transfer-Encoding: chunked\r\n") + "fffffffffffffffff\r\n",
             200,
@@ -239,6 +288,39 @@ fn ends_what_cannot_go_on(backend: &str) {
         let smuggled = "GET /smuggled HTTP/1.1\r\nHost: t\r\n\r\n";
         client.send(format!("{request}{smuggled}").as_bytes());
         assert_eq!(client.got().status, *status, "{shown:?}");
+        client.assert_ended();
+    }
+}
+
+/// RFC 9110, 9.3.2: no content, be it that HEAD is all that can be understood.
+fn refuses_heads_without_content(backend: &str) {
+    let dir = directory(&[("a", b"hello")]);
+    let server = Server::with(backend, dir.path(), &["--header-timeout", "1"]);
+    let long = "x".repeat(20_000);
+    for (rest, status) in [
+        ("/a HTTP/1.1\r\n\r\n".to_owned(), 400),
+        ("/a b HTTP/1.1\r\nHost: t\r\n\r\n".to_owned(), 400),
+        (
+            "/a HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n"
+                .to_owned(),
+            400,
+        ),
+        (
+            "/a HTTP/1.1\r\nHost: t\r\nExpect: the impossible\r\n\r\n".to_owned(),
+            417,
+        ),
+        (format!("/{long} HTTP/1.1\r\nHost: t\r\n\r\n"), 414),
+        (format!("/a HTTP/1.1\r\nHost: t\r\nX: {long}\r\n\r\n"), 431),
+        ("/a HTTP/2.0\r\n\r\n".to_owned(), 505),
+        // Never ended.
+        ("/a HTTP/1.1\r\nHost: t\r\n".to_owned(), 408),
+    ] {
+        let request = format!("\r\nHEAD {rest}");
+        let mut client = server.connect();
+        client.send(request.as_bytes());
+        let response = client.response(b"HEAD ");
+        assert_eq!(response.status, status, "{status}");
+        assert_eq!(response.field("Connection"), Some("close"));
         client.assert_ended();
     }
 }
@@ -445,7 +527,7 @@ fn survives_half_closed_clients(backend: &str) {
     client.assert_ended();
 }
 
-/// A client that never ends a body, or sends empty lines for ever, is not kept for ever.
+/// A client that never ends a body, or sends empty lines one after the other, is not kept for ever.
 fn gives_a_body_as_long_as_a_head(backend: &str) {
     let dir = directory(&[("a", b"hello")]);
     let limits = ["--idle-timeout", "1", "--header-timeout", "1"];

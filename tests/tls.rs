@@ -74,6 +74,8 @@ fn files_and_ranges_arrive(backend: &str) {
         (moved.status, moved.field("Location")),
         (301, Some("/below/"))
     );
+    client.send(b"GET http://a/1 HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.got().status, 421);
     client.send(b"GET https://a/1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     assert_eq!(client.got().body, pattern(1));
     // With a close_notify: else this would be an error.

@@ -17,7 +17,7 @@ use crate::{Protocol, Transport};
 use super::body::{Body, Lost};
 use super::ends::LINGER_BYTES;
 use super::exchanges::{Exchanges, head_of};
-use super::request::{MAX_HEAD, MAX_TARGET, Parsed, parse};
+use super::request::{MAX_HEAD, MAX_TARGET, Parsed, as_ours, parse};
 use super::status::Status;
 
 /// How many files may be under way before the next request is looked at.
@@ -48,6 +48,8 @@ pub(super) struct State {
     pub(super) input: BytesMut,
     /// What is left of a request's body.
     pub(super) body: Body,
+    /// An empty line was taken off before the next request.
+    empty_line: bool,
     /// File responses under way.
     pub(super) queued: usize,
     /// The transport has enough queued.
@@ -134,6 +136,7 @@ impl Connection {
                 transport: None,
                 input: BytesMut::new(),
                 body: Body::None,
+                empty_line: false,
                 queued: 0,
                 write_paused: false,
                 read_paused: false,
@@ -157,7 +160,7 @@ impl Connection {
             // Whatever it will ask for: it need not be waited for.
             self.begin_exchange(b"");
             let fields = "Retry-After: 1\r\n";
-            self.refuse(transport, Status::UNAVAILABLE, fields);
+            self.refuse(transport, Status::UNAVAILABLE, fields, b"");
         }
     }
 
@@ -251,26 +254,37 @@ impl Connection {
                     return data.len();
                 }
             }
-            // Empty lines before a request are no part of it, nor the beginning of one.
-            at += data[at..]
-                .iter()
-                .take_while(|b| b"\r\n".contains(b))
-                .count();
-            if at == data.len() || !self.state.borrow().may_answer() {
+            // One empty line before a request is no part of it, nor the beginning of one.
+            if data[at..].starts_with(b"\r\n")
+                && !std::mem::replace(&mut self.state.borrow_mut().empty_line, true)
+            {
+                at += 2;
+            }
+            let rest = &data[at..];
+            if matches!(rest, b"" | b"\r") || !self.state.borrow().may_answer() {
                 return at;
             }
-            match parse(&data[at..]) {
+            let ours;
+            let mut parsed = parse(rest);
+            if matches!(parsed, Parsed::Refused(Status::VERSION_NOT_SUPPORTED))
+                && let Some(copy) = as_ours(rest)
+            {
+                ours = copy;
+                parsed = parse(&ours);
+            }
+            match parsed {
                 Parsed::Partial => {
                     self.exchange_begins();
                     return at;
                 }
                 Parsed::Refused(status) => {
-                    self.begin_exchange(head_of(&data[at..]));
-                    self.refuse(transport, status, "");
+                    self.begin_exchange(head_of(rest));
+                    self.refuse(transport, status, "", rest);
                     return data.len();
                 }
                 Parsed::Complete(request) => {
-                    self.begin_exchange(&data[at..at + request.len]);
+                    self.begin_exchange(&rest[..request.len]);
+                    self.state.borrow_mut().empty_line = false;
                     at += request.len;
                     let more = at < data.len();
                     self.answer(transport, request, more);

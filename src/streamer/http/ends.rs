@@ -122,7 +122,7 @@ impl Connection {
             Phase::Open if !stalled => {
                 let input = std::mem::take(&mut self.state.borrow_mut().input);
                 self.begin_exchange(head_of(&input));
-                return self.refuse(&transport, Status::REQUEST_TIMEOUT, "");
+                return self.refuse(&transport, Status::REQUEST_TIMEOUT, "", &input);
             }
             _ => self.cut(Ending::TimedOut),
         }

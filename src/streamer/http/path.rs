@@ -39,6 +39,14 @@ pub(crate) fn split_target(target: &[u8]) -> Result<(&[u8], Option<&[u8]>), Stat
     })
 }
 
+/// Whether a target in absolute form is of the scheme that this connection doesn't have (RFC 9110,
+/// section 7.4).
+pub(crate) fn is_misdirected(target: &[u8], over_tls: bool) -> bool {
+    let other: &[u8] = if over_tls { b"http://" } else { b"https://" };
+    let scheme = target.get(..other.len());
+    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(other))
+}
+
 /// What follows the host of an absolute target.
 fn strip_authority(target: &[u8]) -> Option<&[u8]> {
     let prefix = |prefix: &[u8]| {

@@ -92,8 +92,14 @@ pub(crate) enum Parsed<'a> {
     Refused(Status),
 }
 
-/// Reads the head at the beginning of `input`.
+/// Reads the head at the beginning of `input`. The empty line that may stand before it has been
+/// taken off.
 pub(crate) fn parse(input: &[u8]) -> Parsed<'_> {
+    match input {
+        b"\r" => return Parsed::Partial,
+        [b'\r' | b'\n', ..] => return Parsed::Refused(Status::BAD_REQUEST),
+        _ => {}
+    }
     let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut []);
     let parsed = request.parse_with_uninit_headers(input, &mut headers);
@@ -145,6 +151,20 @@ pub(crate) fn parse(input: &[u8]) -> Parsed<'_> {
         }
         Err(_) => Parsed::Refused(Status::BAD_REQUEST),
     }
+}
+
+/// What begins with a request of a later minor version than ours, as one of HTTP/1.1, which is how
+/// it is to be understood (RFC 9110, section 2.5). No more than can be a head.
+pub(crate) fn as_ours(input: &[u8]) -> Option<Vec<u8>> {
+    const LATER: &[u8] = b" HTTP/1.";
+    let line = input.split(|b| *b == b'\r').next()?;
+    let minor = line.windows(LATER.len()).position(|w| w == LATER)? + LATER.len();
+    if !matches!(line[minor..], [b'2'..=b'9']) {
+        return None;
+    }
+    let mut ours = input[..input.len().min(MAX_HEAD + 1)].to_vec();
+    *ours.get_mut(minor)? = b'1';
+    Some(ours)
 }
 
 /// Whether the request line ends in some version of HTTP.
@@ -372,6 +392,9 @@ mod tests {
             "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET /a b HTTP/1.1\r\nHost: a\r\n\r\n",
             " GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "\rGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET / http/1.1\r\nHost: a\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\0\r\n\r\n",
@@ -383,6 +406,22 @@ mod tests {
             refused(b"GET / HTTP/2.0\r\nHost: a\r\n\r\n"),
             Status::VERSION_NOT_SUPPORTED
         );
+    }
+
+    #[test]
+    fn takes_later_minor_versions_for_ours() {
+        let later = b"GET /a HTTP/1.2\r\nHost: a\r\n\r\nGET /b HTTP/1.3\r\n";
+        assert_eq!(refused(later), Status::VERSION_NOT_SUPPORTED);
+        let ours = as_ours(later).expect("a request");
+        assert_eq!(
+            ours,
+            b"GET /a HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.3\r\n"
+        );
+        for none in ["GET /a HTTP/2.0\r\n", "GET /a HTTP/1.22\r\n", "", "x\r\n"] {
+            assert_eq!(as_ours(none.as_bytes()), None, "{none:?}");
+        }
+        let long = [&later[..], &[b'x'; 2 * MAX_HEAD]].concat();
+        assert_eq!(as_ours(&long).expect("a request").len(), MAX_HEAD + 1);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::connection::{Connection, MAX_WRITTEN, Phase};
 use super::head::{Head, Plain};
 use super::listing::{Form, Page};
 use super::multipart::Multipart;
-use super::path::{normalize, split_target};
+use super::path::{is_misdirected, normalize, split_target};
 use super::pending::Pending;
 use super::request::{MAX_BODY, Method, Persistence, Request, Wanted};
 use super::status::Status;
@@ -46,6 +46,7 @@ impl Connection {
         }
         let site = self.server.site();
         let status = match request.method {
+            _ if is_misdirected(request.target, transport.is_over_tls()) => Status::MISDIRECTED,
             Method::Options => {
                 return self.plain(transport, Status::NO_CONTENT, self.server.allow(), &wanted);
             }
@@ -292,9 +293,17 @@ impl Connection {
         self.responded(transport, wanted);
     }
 
-    /// Answers what can't be understood, or taken up, and ends the connection.
-    pub(super) fn refuse(&self, transport: &Transport, status: Status, fields: &str) {
-        self.say(transport, status, fields, false, Persistence::Close);
+    /// Answers what can't be understood, or taken up, and ends the connection. `request` is what
+    /// came of it: whoever says HEAD takes no content, whatever the status (RFC 9110, 9.3.2).
+    pub(super) fn refuse(
+        &self,
+        transport: &Transport,
+        status: Status,
+        fields: &str,
+        request: &[u8],
+    ) {
+        let head = request.starts_with(b"HEAD ");
+        self.say(transport, status, fields, head, Persistence::Close);
         self.linger(transport);
     }
 
