@@ -7,7 +7,7 @@ mod support;
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -298,16 +298,6 @@ fn loses_no_line_when_it_is_moved(backend: &str) {
             r#"127.0.0.1 - - [T] "GET /a HTTP/1.1" 200 5"#
         );
     }
-}
-
-/// A FIFO that has a reader which does not read.
-fn fifo(path: &Path) -> File {
-    mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
-    let mut options = File::options();
-    options
-        .read(true)
-        .custom_flags(OFlags::NONBLOCK.bits() as i32);
-    options.open(path).unwrap()
 }
 
 /// Many requests whose lines are long, all answered; how many.

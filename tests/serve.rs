@@ -2,11 +2,14 @@
 
 mod support;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use rustix::process::Signal;
 use support::*;
 
@@ -21,6 +24,8 @@ on_both_backends! {
     ends_when_a_thread_fails,
     serves_unix_sockets,
     serves_with_several_threads,
+    goes_on_serving_when_nobody_reads_what_it_says,
+    serves_more_files_than_it_may_open,
 }
 
 fn ends_idle_and_slow_connections(backend: &str) {
@@ -262,6 +267,68 @@ fn serves_with_several_threads(backend: &str) {
     assert_eq!(server.running.end().code(), Some(0));
     for client in &mut clients {
         client.assert_ended();
+    }
+}
+
+fn goes_on_serving_when_nobody_reads_what_it_says(backend: &str) {
+    let dir = directory(&[("a", b"hello")]);
+    make_big(&dir.path().join("big"));
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("stderr");
+    let _reader = fifo(&path);
+    // Full before it has said anything.
+    let mut options = File::options();
+    options
+        .write(true)
+        .custom_flags(OFlags::NONBLOCK.bits() as i32);
+    let mut writer = options.open(&path).unwrap();
+    while writer.write(&[b'x'; 4096]).is_ok() {}
+    let shell = format!("exec 2> {}", path.display());
+    let mut command = serve_after(&shell, backend, dir.path(), &["--stop-timeout", "1"]);
+    command.env("RUST_LOG", "spliceport::streamer=trace");
+    let mut server = Server::running(backend, command);
+    let mut client = server.connect();
+    // More than the queue holds, too.
+    for _ in 0..20_000 / 50 {
+        client.send(&b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n".repeat(50));
+        for _ in 0..50 {
+            assert_eq!(client.got().body, b"hello");
+        }
+    }
+    // One that the stop has to cut, and to tell of.
+    let mut stalled = server.connect();
+    stalled.get("/big");
+    assert_eq!(stalled.head().status, 200);
+    server.running.signal(Signal::TERM);
+    assert_eq!(server.running.end().code(), Some(1));
+}
+
+fn serves_more_files_than_it_may_open(backend: &str) {
+    const DESCRIPTORS: usize = 64;
+    let dir = directory(&[]);
+    for i in 0..4 * DESCRIPTORS {
+        fs::write(dir.path().join(i.to_string()), i.to_string()).unwrap();
+    }
+    let shell = format!("ulimit -n {DESCRIPTORS}");
+    let server = Server::running(backend, serve_after(&shell, backend, dir.path(), &[]));
+    let mut client = server.connect();
+    let mut get = |i: usize| {
+        client.get(&format!("/{i}"));
+        let got = client.got();
+        assert_eq!((got.status, got.body), (200, i.to_string().into_bytes()));
+    };
+    (0..2 * DESCRIPTORS).for_each(&mut get);
+    // Connections take what is left besides the files that are kept open, and these give way.
+    let descriptors = format!("/proc/{}/fd", server.running.id());
+    let left = || DESCRIPTORS - fs::read_dir(&descriptors).unwrap().count();
+    let mut others = Vec::new();
+    while left() > 1 {
+        let mut other = server.connect();
+        other.get("/0");
+        assert_eq!(other.got().status, 200);
+        others.push(other);
+        assert!(others.len() < DESCRIPTORS);
+        (2 * DESCRIPTORS..2 * DESCRIPTORS + 30).for_each(&mut get);
     }
 }
 

@@ -17,7 +17,7 @@ pub(super) struct Content {
     hidden: bool,
     /// Send FILE.br, FILE.zst or FILE.gz to clients that accept that coding of FILE
     #[arg(long)]
-    precompressed: bool,
+    pub(super) precompressed: bool,
     /// Send this file, with status 200, for paths that are not found and whose last part has no
     /// dot: for applications that route by themselves
     #[arg(long, value_name = "FILE")]

@@ -4,6 +4,8 @@ mod address;
 mod args;
 mod content;
 mod error;
+mod line_queue;
+mod messages;
 mod operation;
 mod probe;
 mod progress;
@@ -33,8 +35,7 @@ use signals::Stop;
 pub fn main() -> ExitCode {
     let call: Vec<_> = std::env::args_os().collect();
     let read = settings::read(&call);
-    let environment = env_logger::Env::default().default_filter_or("warn");
-    env_logger::Builder::from_env(environment).init();
+    messages::begin();
     let (args, settings) = match read {
         Ok(read) => read,
         // Help is no error: clap knows.
@@ -50,13 +51,15 @@ pub fn main() -> ExitCode {
 }
 
 fn end(done: Result<(), Failure>) -> ExitCode {
-    match done {
+    let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            messages::say(&format!("error: {failure}\n"));
             ExitCode::from(failure.code())
         }
-    }
+    };
+    messages::finish();
+    code
 }
 
 /// A proactor for this thread.

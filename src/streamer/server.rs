@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use slab::Slab;
 
 use crate::proactor::net::{self, ListenOptions};
@@ -161,6 +162,7 @@ impl Server {
             clock: Clock::new(proactor.handle()),
             connections: RefCell::default(),
             dates: DateCache::default(),
+            failures: Cell::new(0),
             listings: Cell::new(0),
             tick: Cell::new(0),
             ticking: Cell::new(false),
@@ -283,6 +285,8 @@ pub(super) struct Shared {
     proactor: Handle,
     pub(super) cache: RefCell<Cache>,
     pub(super) dates: DateCache,
+    /// What could not be opened since the last sweep.
+    failures: Cell<u64>,
     /// How many directories are being listed.
     pub(super) listings: Cell<usize>,
     clock: Clock,
@@ -333,11 +337,34 @@ impl Shared {
         self.stopping.get()
     }
 
-    /// Opens what is at a path below the directory, as [`open_beneath`] does.
-    pub(super) fn open(&self, path: CString, done: impl FnOnce(io::Result<Fd>) + 'static) {
-        match &self.content {
-            Content::Directory(root, _) => open_beneath(&self.proactor, root, path, done),
-            Content::Pages(_) => done(Err(io::ErrorKind::NotFound.into())),
+    /// Opens what is at a path below the directory, as [`open_beneath`] does. Where there are no
+    /// descriptors left, those that are only kept for later are given up for it.
+    pub(super) fn open(
+        self: &Rc<Self>,
+        path: CString,
+        done: impl FnOnce(io::Result<Fd>) + 'static,
+    ) {
+        let Content::Directory(root, _) = &self.content else {
+            return done(Err(io::ErrorKind::NotFound.into()));
+        };
+        let (shared, again) = (Rc::clone(self), path.clone());
+        open_beneath(&self.proactor, root, path, move |opened| match &opened {
+            Err(error) if lacks_descriptors(error) && shared.cache.borrow_mut().shed() => {
+                if let Content::Directory(root, _) = &shared.content {
+                    open_beneath(&shared.proactor, root, again, done);
+                }
+            }
+            _ => done(opened),
+        });
+    }
+
+    /// Logs that something can't be opened; once a second, and then how many more there were.
+    pub(super) fn tell_failure(&self, name: &[u8], error: &io::Error) {
+        let before = self.failures.get();
+        self.failures.set(before + 1);
+        if before == 0 {
+            let name = String::from_utf8_lossy(name);
+            log::error!("{name:?} can't be opened: {error}");
         }
     }
 
@@ -449,6 +476,10 @@ impl Shared {
     /// Once a second: ends the connections whose time is over, closes files nobody asked for.
     fn sweep(self: &Rc<Self>) {
         self.tick.set(self.tick.get().wrapping_add(1));
+        let failures = self.failures.take();
+        if failures > 1 {
+            log::error!("{} more could not be opened", failures - 1);
+        }
         let overdue: Vec<_> = {
             let connections = self.connections.borrow();
             let connections = connections.iter().map(|(_, connection)| connection);
@@ -464,4 +495,12 @@ impl Shared {
             self.arm();
         }
     }
+}
+
+/// Whether an opening failed for want of a descriptor.
+fn lacks_descriptors(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE)
+    )
 }

@@ -4,9 +4,10 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 use std::fmt::Debug;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -14,6 +15,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -165,6 +167,30 @@ impl Drop for Running {
 /// Runs a program that ends by itself.
 pub fn run(command: Command) -> Ended {
     Running::start(command).end()
+}
+
+/// A FIFO that has a reader which does not read.
+pub fn fifo(path: &Path) -> File {
+    mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    let mut options = File::options();
+    options
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits() as i32);
+    options.open(path).unwrap()
+}
+
+/// `serve` by a shell, which does something first.
+pub fn serve_after(shell: &str, backend: &str, directory: &Path, args: &[&str]) -> Command {
+    let program = env!("CARGO_BIN_EXE_spliceport");
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &format!("{shell}; exec \"$0\" \"$@\""), program])
+        .args(["serve", "--listen", "127.0.0.1:0", "--threads", "1"])
+        .args(["--backend", backend])
+        .args(args)
+        .arg(directory)
+        .stdin(Stdio::null());
+    command
 }
 
 /// Whether the kernel has all that `--sandbox required` asks for; says so where it hasn't.

@@ -28,10 +28,12 @@ use crate::streamer::{Gate, Limits, ServerOptions, Uploads};
 
 use super::args::{Command, Serve};
 use super::error::Failure;
+use super::line_queue::Queue;
+use super::messages;
 use super::settings::{self, Refused, Settings};
 use super::signals::{self, Told};
+use access_log::AccessLog;
 pub(super) use access_log::LogFormat;
-use access_log::{AccessLog, Queue};
 use metrics::{Board, Exporter, Reloads};
 use thread::{Begun, Plan, ThreadHandle};
 use tls::Identity;
@@ -43,7 +45,7 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
     if args.operation.print_config {
         return print(&settings.to_toml());
     }
-    raise_open_files();
+    let descriptors = raise_open_files();
     let root = open_root(args)?;
     let site = args.content.site()?;
     let uploads = uploads(args)?;
@@ -80,6 +82,7 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
     };
     sandbox::enter(args.operation.sandbox, &needs)?;
     let failed = |e: io::Error| Failure::io("cannot start a thread", &e);
+    messages::queue().map_err(failed)?;
     let log = log.map(AccessLog::start).transpose().map_err(failed)?;
 
     let gate = args.operation.max_connections.map(gate_for);
@@ -105,6 +108,7 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
         options: ServerOptions {
             route: args.route.route,
             limits: limits(args),
+            open_files: open_files(descriptors, threads, args.content.precompressed),
             gate,
             site,
             uploads,
@@ -348,8 +352,8 @@ fn uploads(args: &Serve) -> Result<Option<Uploads>, Failure> {
 }
 
 /// Allows this process as many descriptors as it may allow itself: each connection has one, and
-/// the usual soft limit of 1024 is there for programs that use select(2).
-fn raise_open_files() {
+/// the usual soft limit of 1024 is there for programs that use select(2). Returns how many it may have.
+fn raise_open_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -358,6 +362,17 @@ fn raise_open_files() {
     if let Err(e) = setrlimit(Resource::Nofile, raised) {
         log::debug!("the limit of open files stays as it is: {e}");
     }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// How many files each thread may keep open: all of them together at most a quarter of the
+/// descriptors, since connections and files under way need theirs.
+fn open_files(descriptors: u64, threads: usize, precompressed: bool) -> usize {
+    let usual = ServerOptions::default().open_files;
+    // With the compressed forms, which count as one with their file.
+    let forms = if precompressed { 4 } else { 1 };
+    let share = descriptors / 4 / threads as u64 / forms;
+    usize::try_from(share).map_or(usual, |share| share.min(usual))
 }
 
 /// The directory that a path's file is in.

@@ -6,11 +6,12 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::cli::error::Failure;
+use crate::cli::line_queue::Queue;
 use crate::cli::signals::Stop;
 use crate::proactor::{BackendChoice, BackendKind, Fd, Proactor, Remote};
 use crate::streamer::{Limits, Observer, Server, ServerOptions, Site};
 
-use super::access_log::{Lines, LogFormat, Queue};
+use super::access_log::{Lines, LogFormat};
 use super::metrics::{Board, Seat};
 
 /// What every thread serves with.

@@ -317,6 +317,18 @@ impl Cache {
         self.clock.clear();
     }
 
+    /// Closes the files that nobody uses now. Whether there were any.
+    pub(crate) fn shed(&mut self) -> bool {
+        let before = self.entries.len();
+        self.entries
+            .retain(|_, slot| Rc::strong_count(&slot.entry) > 1);
+        self.clock.retain(|path| {
+            let slot = self.entries.get(path);
+            slot.is_some_and(|slot| Rc::ptr_eq(&slot.path, path))
+        });
+        self.entries.len() < before
+    }
+
     pub(crate) fn counts(&self) -> CacheCounts {
         self.counts
     }

@@ -230,8 +230,7 @@ impl Pending {
     fn failed(&self, name: &[u8], error: &io::Error) -> Status {
         let status = Status::of(error);
         if status.code >= 500 {
-            let name = String::from_utf8_lossy(name);
-            log::error!("{name:?} can't be opened: {error}");
+            self.connection.server.tell_failure(name, error);
         }
         status
     }

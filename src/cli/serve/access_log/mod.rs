@@ -1,24 +1,27 @@
 //! The access log: a line for each exchange.
 //!
 //! Lines are [formatted](format) in the loops, and handed over once a turn, all of them, to the
-//! [writer's](writer) bounded queue. One thread of its own writes them, since only that may wait
+//! [writer's](super::super::line_queue) bounded queue. One thread of its own writes them, since only that may wait
 //! for a disk. Where it can't follow, lines are dropped and counted: serving never waits for it.
 
 mod format;
 mod target;
-mod writer;
 
 use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use crate::cli::line_queue::{self, Queue};
 use crate::streamer::{Exchange, Observer};
 
 use format::Formatter;
 pub(in crate::cli) use format::LogFormat;
 pub(super) use target::Target;
-pub(super) use writer::Queue;
+
+/// How long the end waits for the last lines to be written.
+const LAST: Duration = Duration::from_secs(5);
 
 /// The log of a running server, for all of its threads.
 pub(super) struct AccessLog {
@@ -36,7 +39,7 @@ impl AccessLog {
         let lines = Arc::clone(&queue);
         let writer = std::thread::Builder::new()
             .name("access-log".to_owned())
-            .spawn(move || writer::run(&lines, target))?;
+            .spawn(move || line_queue::run(&lines, target))?;
         Ok(AccessLog {
             queue,
             writer: Some(writer),
@@ -48,11 +51,17 @@ impl AccessLog {
         Arc::clone(&self.queue)
     }
 
-    /// Writes what is queued, and ends. Gives a disk that is stuck [a time](writer::LAST), and then
+    /// Writes what is queued, and ends. Gives a disk that is stuck [a time](LAST), and then
     /// says how many lines are lost.
     pub(super) fn finish(mut self) {
-        if self.queue.finish()
-            && let Some(writer) = self.writer.take()
+        if let Err(lost) = self.queue.finish(LAST) {
+            log::warn!(
+                "the access log does not take its last lines: they are lost, {lost} of them \
+                 for want of room in the queue or in it still"
+            );
+            return;
+        }
+        if let Some(writer) = self.writer.take()
             && writer.join().is_err()
         {
             log::error!("the access log's thread panicked");

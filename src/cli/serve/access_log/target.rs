@@ -1,7 +1,7 @@
 //! Where the access log goes: a file that is opened again when it was moved, or standard output.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 
 use crate::cli::error::Failure;
-
+use crate::cli::line_queue::Output;
 use crate::cli::serve::user::Account;
 
 /// An open log.
@@ -59,13 +59,27 @@ impl Target {
         })
     }
 
-    /// The file to write to.
-    pub(super) fn file(&self) -> &File {
-        &self.file
+    /// What a sandbox has to allow for the path to be opened again: for a file, its directory, since
+    /// the file will be a new one; `None` where nothing is opened again.
+    pub(in crate::cli::serve) fn place(&self) -> Option<(&Path, bool)> {
+        let path = self.path.as_deref()?;
+        let regular = self.file.metadata().is_ok_and(|m| m.is_file());
+        match path.parent() {
+            Some(directory) if regular => Some((directory, true)),
+            _ => Some((path, false)),
+        }
+    }
+}
+
+impl Output for Target {
+    const NAME: &'static str = "the access log";
+
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        self.file.write(lines)
     }
 
     /// Opens the path again. Where that is refused, all stays as it is, and the log says so.
-    pub(super) fn reopen(&mut self) {
+    fn reopen(&mut self) {
         let Some(path) = &self.path else { return };
         match open(path) {
             Ok((file, _)) => {
@@ -78,17 +92,6 @@ impl Target {
                 path.display(),
                 advice(&e)
             ),
-        }
-    }
-
-    /// What a sandbox has to allow for the path to be opened again: for a file, its directory, since
-    /// the file will be a new one; `None` where nothing is opened again.
-    pub(in crate::cli::serve) fn place(&self) -> Option<(&Path, bool)> {
-        let path = self.path.as_deref()?;
-        let regular = self.file.metadata().is_ok_and(|m| m.is_file());
-        match path.parent() {
-            Some(directory) if regular => Some((directory, true)),
-            _ => Some((path, false)),
         }
     }
 }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::cli::address;
 use crate::cli::error::Failure;
+use crate::cli::line_queue::Queue;
 use crate::cli::operation::Operation;
 use crate::cli::{SocketFile, listen};
 use crate::proactor::net::{self, ListenOptions};
@@ -24,7 +25,6 @@ use crate::proactor::{Address, BackendChoice, Fd, Proactor, Remote};
 use crate::streamer::{Gate, Limits, Page, Pages, Server, ServerOptions};
 
 use super::Threads;
-use super::access_log::Queue;
 use super::listen::give;
 pub(super) use board::{Board, Seat};
 use process::Process;

@@ -1,15 +1,14 @@
-//! The queue between the loops and the thread that writes the access log, and that thread.
+//! The queue between the loops and a thread that writes their lines, and that thread: for the access
+//! log, and for standard error.
 //!
 //! The queue holds whole lines, and [`CAPACITY`] bytes of them; what does not fit is dropped and
 //! counted. The writer takes all that there is at a time. It is woken by the first line when it
 //! sleeps, and rests [a moment](REST) after it has written: so a line on a quiet server is written
 //! at once, and a busy one wakes the thread a hundred times a second rather than for each request.
 
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-use super::Target;
 
 /// How many bytes may wait.
 const CAPACITY: usize = 1 << 20;
@@ -19,11 +18,22 @@ const MANY: usize = CAPACITY / 4;
 const REST: Duration = Duration::from_millis(10);
 /// How long it waits before it tries once more what failed.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long the end waits for the last lines to be written.
-pub(super) const LAST: Duration = Duration::from_secs(5);
 
+/// Where lines go in the end. All is called on the writer's thread.
+pub(super) trait Output {
+    /// What is called so when it does not take its lines.
+    const NAME: &'static str;
+
+    /// Writes some of the lines; this may wait.
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize>;
+
+    /// Goes on in what is at its path now.
+    fn reopen(&mut self) {}
+}
+
+/// Lines that wait to be written.
 #[derive(Default)]
-pub(in crate::cli::serve) struct Queue {
+pub(super) struct Queue {
     state: Mutex<State>,
     /// For the writer.
     wanted: Condvar,
@@ -78,33 +88,34 @@ impl Queue {
     }
 
     /// How many lines have been dropped since the start.
-    pub(in crate::cli::serve) fn dropped(&self) -> u64 {
+    pub(super) fn dropped(&self) -> u64 {
         self.state().dropped
     }
 
     /// Has the log opened again, behind the lines that are queued.
-    pub(in crate::cli::serve) fn reopen(&self) {
+    pub(super) fn reopen(&self) {
         self.state().reopen = true;
         self.wanted.notify_one();
     }
 
-    /// Has the writer write what is queued and end; false where it does not within [`LAST`].
-    pub(super) fn finish(&self) -> bool {
+    /// Has the writer write what is queued and end.
+    ///
+    /// # Errors
+    /// It does not within `limit`: so many lines are lost, those for which there was no room among
+    /// them.
+    pub(super) fn finish(&self, limit: Duration) -> Result<(), u64> {
         let mut state = self.state();
         state.finishing = true;
         self.wanted.notify_one();
         let waited = self
             .over
-            .wait_timeout_while(state, LAST, |state| !state.finished);
+            .wait_timeout_while(state, limit, |state| !state.finished);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if !state.finished {
-            let dropped = state.dropped + count(&state.lines);
-            log::warn!(
-                "the access log does not take its last lines: they are lost, {dropped} of them \
-                 for want of room in the queue or in it still"
-            );
+        if state.finished {
+            Ok(())
+        } else {
+            Err(state.dropped + count(&state.lines))
         }
-        state.finished
     }
 
     /// Waits for what is to be done next.
@@ -184,10 +195,10 @@ fn count(lines: &[u8]) -> u64 {
 }
 
 /// The writer's thread.
-pub(super) fn run(queue: &Queue, target: Target) {
+pub(super) fn run<O: Output>(queue: &Queue, output: O) {
     let mut writer = Writer {
         queue,
-        target,
+        output,
         lines: Vec::new(),
         written: 0,
         told: 0,
@@ -203,7 +214,7 @@ pub(super) fn run(queue: &Queue, target: Target) {
         if work.finish {
             match rest {
                 Rest::Short => {}
-                // Standard output that is full, for now.
+                // One of them that is full, for now.
                 Rest::Failing(REST) => std::thread::sleep(REST),
                 Rest::UntilLines | Rest::Failing(_) => break,
             }
@@ -213,9 +224,9 @@ pub(super) fn run(queue: &Queue, target: Target) {
     writer.tell_dropped();
 }
 
-struct Writer<'a> {
+struct Writer<'a, O> {
     queue: &'a Queue,
-    target: Target,
+    output: O,
     /// What is being written, and how much of it has been.
     lines: Vec<u8>,
     written: usize,
@@ -224,7 +235,7 @@ struct Writer<'a> {
     failing: bool,
 }
 
-impl Writer<'_> {
+impl<O: Output> Writer<'_, O> {
     /// Writes what is left from the last time, or what is queued now.
     fn write(&mut self) -> Rest {
         if self.lines.is_empty() {
@@ -234,14 +245,15 @@ impl Writer<'_> {
             return Rest::UntilLines;
         }
         while self.written < self.lines.len() {
-            match self.target.file().write(&self.lines[self.written..]) {
+            match self.output.write(&self.lines[self.written..]) {
                 Ok(n) => self.written += n,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                // Whoever shares standard output with us wants it so.
+                // Whoever shares standard output, or error, with us wants it so.
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Rest::Failing(REST),
                 Err(e) => {
                     if !std::mem::replace(&mut self.failing, true) {
-                        log::error!("the access log can't be written, and is tried again: {e}");
+                        let name = O::NAME;
+                        log::error!("{name} can't be written, and is tried again: {e}");
                     }
                     return Rest::Failing(RETRY);
                 }
@@ -258,7 +270,7 @@ impl Writer<'_> {
         let dropped = self.queue.dropped();
         let more = dropped - std::mem::replace(&mut self.told, dropped);
         if more > 0 {
-            log::warn!("the access log could not follow: {more} lines were dropped");
+            log::warn!("{} could not follow: {more} lines were dropped", O::NAME);
         }
     }
 
@@ -266,7 +278,7 @@ impl Writer<'_> {
     fn reopen(&mut self) {
         let begun = self.lines[..self.written].iter().rposition(|b| *b == b'\n');
         self.written = begun.map_or(0, |end| end + 1);
-        self.target.reopen();
+        self.output.reopen();
     }
 }
 
