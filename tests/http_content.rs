@@ -6,6 +6,7 @@ mod support;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
+use std::time::{Duration, Instant};
 
 use support::*;
 
@@ -17,6 +18,8 @@ on_both_backends! {
     escapes_names_in_listings,
     bounds_listings,
     lists_without_openat2,
+    bounds_the_memory_of_listings,
+    paces_what_is_made,
     hides_names_with_a_dot,
     sends_compressed_forms,
     sees_changes_of_compressed_forms,
@@ -179,6 +182,67 @@ fn lists_as_json(backend: &str) {
             200,
             "{href}: {status}"
         );
+    }
+}
+
+fn bounds_the_memory_of_listings(backend: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    // Characters that take more room in a page: some megabytes of it.
+    for i in 0..2000 {
+        fs::write(dir.path().join(format!("{i}{}", "\"".repeat(200))), "").unwrap();
+    }
+    // They take hours.
+    let server = Server::with(backend, dir.path(), &["--list", "--rate", "1000"]);
+    let mut clients = Vec::new();
+    let refused = loop {
+        let mut client = server.connect();
+        client.get("/");
+        let response = client.head();
+        if response.status != 200 {
+            break response;
+        }
+        assert!(response.length() > 2 << 20);
+        clients.push(client);
+        assert!(clients.len() < 40);
+    };
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.field("Retry-After"), Some("1"));
+    assert!(clients.len() > 4);
+    // They leave.
+    drop(clients);
+    wait_for("a listing", || {
+        let mut client = server.connect();
+        client.get("/");
+        (client.head().status == 200).then_some(())
+    });
+}
+
+fn paces_what_is_made(backend: &str) {
+    const RATE: usize = 200_000;
+    let files = tempfile::tempdir().unwrap();
+    let page = files.path().join("404.html");
+    fs::write(&page, pattern(RATE)).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for i in 0..100 {
+        fs::write(dir.path().join(format!("{i}{}", "\"".repeat(200))), "").unwrap();
+    }
+    let page = format!("404={}", page.display());
+    let rate = RATE.to_string();
+    let options = ["--list", "--rate", &rate, "--error-page", &page];
+    let server = Server::with(backend, dir.path(), &options);
+    for (target, status) in [("/none", 404), ("/", 200)] {
+        let begun = Instant::now();
+        let response = server.get(target, "");
+        let took = begun.elapsed();
+        assert_eq!(response.status, status);
+        let length = response.body.len();
+        if status == 404 {
+            assert_same(&response.body, &pattern(RATE), target);
+        }
+        assert!(length > RATE / 2);
+        // A burst of a tenth of a second's worth may come at once.
+        let least = Duration::from_secs_f64(length as f64 / RATE as f64 - 0.2);
+        assert!(took >= least, "{target}: {length} bytes in {took:?}");
     }
 }
 

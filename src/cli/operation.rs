@@ -27,7 +27,8 @@ pub(super) struct Operation {
     /// How many connections there may be, in all threads; more are told 503 with Retry-After
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) max_connections: Option<u32>,
-    /// At most so many bytes in a second for each connection; K, M and G stand for 1024 and its
+    /// At most so many bytes of content in a second for each connection (heads, and what is made and
+    /// no longer than a KiB, besides); K, M and G stand for 1024 and its
     /// powers
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub(super) rate: Option<u64>,

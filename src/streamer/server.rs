@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -72,7 +73,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// How long a client may take none of a response, or send none of an upload. Default: a minute.
     pub send_timeout: Duration,
-    /// How many bytes of files a connection gets in a second, at most. Default: no limit.
+    /// How many bytes of content a connection gets in a second, at most; heads, and what is made and
+    /// no longer than a KiB, are not held back. Default: no limit.
     pub rate: Option<u64>,
 }
 
@@ -163,6 +165,7 @@ impl Server {
             connections: RefCell::default(),
             dates: DateCache::default(),
             failures: Cell::new(0),
+            listed: Arc::default(),
             listings: Cell::new(0),
             tick: Cell::new(0),
             ticking: Cell::new(false),
@@ -287,6 +290,8 @@ pub(super) struct Shared {
     pub(super) dates: DateCache,
     /// What could not be opened since the last sweep.
     failures: Cell<u64>,
+    /// How many bytes of listings there are.
+    pub(super) listed: Arc<AtomicUsize>,
     /// How many directories are being listed.
     pub(super) listings: Cell<usize>,
     clock: Clock,

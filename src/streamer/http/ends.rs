@@ -1,5 +1,6 @@
 //! How a connection ends: in order, by a time-out, at a stop.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::Transport;
@@ -108,7 +109,7 @@ impl Connection {
     }
 
     /// Ends a connection that is overdue.
-    pub(crate) fn time_out(&self) {
+    pub(crate) fn time_out(self: &Rc<Self>) {
         let Some(transport) = self.transport() else {
             return;
         };

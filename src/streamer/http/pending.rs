@@ -6,6 +6,8 @@
 use std::ffi::CString;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::streamer::server::Shared;
 use crate::{Fd, Transport};
@@ -22,6 +24,10 @@ use super::status::Status;
 /// How many directories a thread lists at a time: listing takes worker threads, which others
 /// need.
 const MAX_LISTINGS: usize = 4;
+
+/// How many bytes of listings a thread holds for those who are being sent them; more are made only
+/// when some of that has been taken.
+const MAX_LISTED: usize = 32 << 20;
 
 /// A request that waits for its file.
 pub(crate) struct Pending {
@@ -172,7 +178,8 @@ impl Pending {
 
     fn list(self, server: &Rc<Shared>, directory: Fd) {
         let under_way = server.listings.get();
-        if under_way >= MAX_LISTINGS {
+        let held = Arc::clone(&server.listed);
+        if under_way >= MAX_LISTINGS || held.load(Ordering::Relaxed) >= MAX_LISTED {
             return self.answer(Answer::Status(Status::UNAVAILABLE, "Retry-After: 1\r\n"));
         }
         server.listings.set(under_way + 1);
@@ -182,7 +189,10 @@ impl Pending {
             form: self.form,
             sorting: Sorting::asked(self.query.as_deref()),
         };
-        let work = move |root: &Fd| listing::make(root, &directory, &request);
+        let work = move |root: &Fd| {
+            let page = listing::make(root, &directory, &request)?;
+            Ok(page.counted(held))
+        };
         let shared = Rc::clone(server);
         server.work(work, move |made| {
             shared.listings.set(shared.listings.get() - 1);

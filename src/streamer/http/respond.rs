@@ -24,6 +24,9 @@ use super::status::Status;
 /// Files from this size on report their progress, which keeps a slow client from seeming stalled.
 const LARGE: u64 = 256 << 10;
 
+/// Content in memory up to this size is not paced.
+const TINY: usize = 1 << 10;
+
 /// What an opening brought.
 pub(crate) enum Answer<'a> {
     /// A file.
@@ -235,14 +238,41 @@ impl Connection {
 
     /// Queues a part of a file.
     fn send(self: &Rc<Self>, transport: &Transport, entry: &Entry, part: Range<u64>) {
-        self.queued(part.end - part.start);
-        let exchange = self.exchange();
+        let length = part.end - part.start;
         // How much may be queued is decided here, by the number of files.
-        let mut options = SendOptions::new().write_weight(0);
+        let options = SendOptions::new().write_weight(0);
+        let source = Source::file(entry.fd().clone(), part);
+        self.send_source(transport, source, length, options);
+    }
+
+    /// Queues content that is in memory: at its rate, where there is one and it is not tiny.
+    fn send_memory(self: &Rc<Self>, transport: &Transport, content: Bytes) {
+        if self.server.limits().rate.is_none() || content.len() <= TINY {
+            return self.write(transport, content);
+        }
+        let length = content.len() as u64;
+        // As a write would, it pauses writing while it is queued.
+        self.send_source(
+            transport,
+            Source::bytes(content),
+            length,
+            SendOptions::new(),
+        );
+    }
+
+    fn send_source(
+        self: &Rc<Self>,
+        transport: &Transport,
+        source: Source,
+        length: u64,
+        mut options: SendOptions,
+    ) {
+        self.queued(length);
+        let exchange = self.exchange();
         if let Some(rate) = self.server.limits().rate {
             options = options.rate(rate);
         }
-        if part.end - part.start >= LARGE {
+        if length >= LARGE {
             let connection = Rc::clone(self);
             options = options.progress(move |_, _| {
                 connection.state.borrow_mut().since = connection.server.tick();
@@ -254,7 +284,6 @@ impl Connection {
             state.since = self.server.tick();
         }
         let connection = Rc::clone(self);
-        let source = Source::file(entry.fd().clone(), part);
         transport.send_file(source, options, move |transport, outcome| {
             connection.carried(exchange, &outcome);
             connection.sent(transport, outcome);
@@ -283,7 +312,7 @@ impl Connection {
 
     /// Queues a response that says its status and no more.
     pub(super) fn plain(
-        &self,
+        self: &Rc<Self>,
         transport: &Transport,
         status: Status,
         fields: &str,
@@ -296,7 +325,7 @@ impl Connection {
     /// Answers what can't be understood, or taken up, and ends the connection. `request` is what
     /// came of it: whoever says HEAD takes no content, whatever the status (RFC 9110, 9.3.2).
     pub(super) fn refuse(
-        &self,
+        self: &Rc<Self>,
         transport: &Transport,
         status: Status,
         fields: &str,
@@ -308,7 +337,7 @@ impl Connection {
     }
 
     fn say(
-        &self,
+        self: &Rc<Self>,
         transport: &Transport,
         status: Status,
         fields: &str,
@@ -322,14 +351,20 @@ impl Connection {
             persistence,
         };
         let site = self.server.site();
-        let (text, bytes) = self.server.with_date(|date| plain.build(&site, date));
-        self.write(transport, text);
+        let (mut text, bytes) = self.server.with_date(|date| plain.build(&site, date));
+        if bytes > TINY && self.server.limits().rate.is_some() {
+            let content = text.split_off(text.len() - bytes);
+            self.write(transport, text);
+            self.send_memory(transport, content);
+        } else {
+            self.write(transport, text);
+        }
         self.response_queued(status, bytes as u64);
     }
 
     /// Answers with what was made. A part of that is never sent: it is not the same from one request
     /// to the next.
-    fn made_page(&self, transport: &Transport, page: Page, wanted: &Wanted) {
+    fn made_page(self: &Rc<Self>, transport: &Transport, page: Page, wanted: &Wanted) {
         let current = Current {
             size: page.body.len() as u64,
             modified: None,
@@ -358,7 +393,7 @@ impl Connection {
         self.write(transport, head.freeze());
         let bytes = if wanted.head { 0 } else { page.body.len() };
         if !wanted.head {
-            self.write(transport, page.body);
+            self.send_memory(transport, page.body);
         }
         self.response_queued(Status::OK, bytes as u64);
         self.responded(transport, wanted);

@@ -11,6 +11,8 @@ mod read;
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
 
@@ -57,6 +59,37 @@ pub(crate) struct Page {
     /// Those that a 304 has, too.
     pub(crate) cached_fields: &'static str,
     pub(crate) body: Bytes,
+}
+
+impl Page {
+    /// The same, counted as long as its body is in memory.
+    pub(crate) fn counted(mut self, count: Arc<AtomicUsize>) -> Page {
+        count.fetch_add(self.body.len(), Relaxed);
+        let body = Counted {
+            body: self.body,
+            count,
+        };
+        self.body = Bytes::from_owner(body);
+        self
+    }
+}
+
+/// Bytes, and where they are counted.
+struct Counted {
+    body: Bytes,
+    count: Arc<AtomicUsize>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.count.fetch_sub(self.body.len(), Relaxed);
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
