@@ -333,6 +333,25 @@ fn serves_more_files_than_it_may_open(backend: &str) {
 }
 
 #[test]
+fn warns_of_what_does_nothing() {
+    let dir = directory(&[("a.html", b"hello")]);
+    for (file, warned) in [("b.html", true), ("a.html", false)] {
+        let args = ["--fallback", file];
+        let mut command = serve_after(":", "emulated", dir.path(), &args);
+        if warned {
+            command.env("SPLICEPORT_RAET", "1M");
+        }
+        let mut server = Server::running("emulated", command);
+        server.running.signal(Signal::TERM);
+        let ended = server.running.end();
+        assert_eq!(ended.code(), Some(0));
+        for said in ["--fallback b.html", "SPLICEPORT_RAET"] {
+            assert_eq!(ended.stderr.contains(said), warned, "{}", ended.stderr);
+        }
+    }
+}
+
+#[test]
 fn says_what_is_wrong() {
     let dir = directory(&[("a", b"hello")]);
     let path = dir.path().to_str().expect("UTF-8");

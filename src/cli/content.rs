@@ -21,7 +21,7 @@ pub(super) struct Content {
     /// Send this file, with status 200, for paths that are not found and whose last part has no
     /// dot: for applications that route by themselves
     #[arg(long, value_name = "FILE")]
-    fallback: Option<String>,
+    pub(super) fallback: Option<String>,
     /// Send this file's content, as read at the start and at SIGHUP, with the responses of this status
     #[arg(long, value_name = "STATUS=FILE")]
     error_page: Vec<String>,

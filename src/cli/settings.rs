@@ -85,6 +85,28 @@ fn command() -> Command {
     })
 }
 
+/// Those of the variables that are named like settings, and are none.
+pub(super) fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
+    let command = command();
+    let serve = command.find_subcommand(SERVE).into_iter();
+    let known: Vec<_> = serve
+        .flat_map(Command::get_arguments)
+        .filter_map(Arg::get_env)
+        .collect();
+    let is_unknown = |name: &OsString| {
+        let text = name.to_string_lossy();
+        let other = ["SPLICEPORT_BACKEND", "SPLICEPORT_UPLOAD_TOKEN"];
+        text.starts_with("SPLICEPORT_")
+            && !text.starts_with("SPLICEPORT_TEST_")
+            && !other.contains(&&*text)
+            && !known.contains(&name.as_os_str())
+    };
+    let names = names.filter(is_unknown);
+    names
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect()
+}
+
 fn key(arg: &Arg) -> String {
     arg.get_id().as_str().replace('_', "-")
 }
@@ -270,6 +292,22 @@ mod tests {
         ];
         let expected = expected.map(|(id, value)| (id.to_owned(), vec![value.to_owned()]));
         assert_eq!(of(text).unwrap(), expected);
+    }
+
+    #[test]
+    fn variables_that_set_nothing_are_found() {
+        let names = [
+            "SPLICEPORT_RATE",
+            "SPLICEPORT_RAET",
+            "SPLICEPORT_CONFIG",
+            "SPLICEPORT_BACKEND",
+            "SPLICEPORT_UPLOAD_TOKEN",
+            "SPLICEPORT_TEST_X",
+            "SPLICEPORT",
+            "PATH",
+        ];
+        let unknown = unknown_variables(names.map(OsString::from).into_iter());
+        assert_eq!(unknown, ["SPLICEPORT_RAET"]);
     }
 
     #[test]

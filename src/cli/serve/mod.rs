@@ -45,6 +45,9 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
     if args.operation.print_config {
         return print(&settings.to_toml());
     }
+    for name in settings::unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
+        log::warn!("the variable {name} sets nothing: there is no such option");
+    }
     let descriptors = raise_open_files();
     let root = open_root(args)?;
     let site = args.content.site()?;
@@ -68,6 +71,7 @@ pub(super) fn run(args: &Serve, settings: Settings, call: Vec<OsString>) -> Resu
         account.become_it()?;
     }
     check_root(args, &root)?;
+    check_fallback(args, &root);
     let needs = sandbox::Needs {
         root: &root,
         uploads: args.upload,
@@ -402,4 +406,18 @@ fn check_root(args: &Serve, root: &Fd) -> Result<(), Failure> {
         let path = args.directory.display();
         Failure::io(format!("cannot serve what is in {path}"), &e.into())
     })
+}
+
+/// Warns of a fallback that is not there: it may come later.
+fn check_fallback(args: &Serve, root: &Fd) {
+    let Some(file) = &args.content.fallback else {
+        return;
+    };
+    let path = file.trim_start_matches('/');
+    if let Err(e) = accessat(root, path, Access::READ_OK, AtFlags::empty()) {
+        let (e, directory) = (io::Error::from(e), args.directory.display());
+        log::warn!(
+            "--fallback {file}: there is no such file to be read in {directory}, for now: {e}"
+        );
+    }
 }
