@@ -14,7 +14,6 @@ use std::sync::OnceLock;
 
 use crate::sys;
 
-use super::flight::poll;
 use super::queues::Queues;
 use super::setup::{self, Found, OpenError};
 
@@ -96,15 +95,7 @@ fn try_wake_up() -> io::Result<bool> {
     let events = sys::eventfd()?;
     queues.register_eventfd(events.as_raw_fd())?;
     let (reading, writing) = sys::pipe()?;
-    let wait = poll(reading.as_raw_fd(), libc::POLLIN);
-    #[expect(
-        unsafe_code,
-        reason = "what an entry points to must outlive its completion"
-    )]
-    // SAFETY: a poll points to nothing.
-    unsafe {
-        queues.push(&wait);
-    }
+    queues.push_poll(reading.as_raw_fd(), libc::POLLIN);
     queues.enter(0)?;
     sys::write_at(writing.as_fd(), b"!", -1)?;
     Ok(sys::read_counter(events.as_fd()).is_err())
@@ -138,15 +129,7 @@ mod tests {
             announcer.acknowledge();
             announcer.announce(&queues, found).unwrap();
             announcer.once = true;
-            let wait = poll(wakes.as_raw_fd(), libc::POLLIN);
-            #[expect(
-                unsafe_code,
-                reason = "what an entry points to must outlive its completion"
-            )]
-            // SAFETY: a poll points to nothing.
-            unsafe {
-                queues.push(&wait);
-            }
+            queues.push_poll(wakes.as_raw_fd(), libc::POLLIN);
             queues.enter(0).unwrap();
             sys::write_at(wakes.as_fd(), &1_u64.to_ne_bytes(), -1).unwrap();
             let limit = Some(Duration::from_secs(20));

@@ -9,6 +9,8 @@ use io_uring::squeue::Entry;
 #[cfg(feature = "simulation")]
 use crate::sim;
 
+use super::flight::poll;
+
 /// A completion: user data, result, flags.
 pub(super) type Completed = (u64, i32, u32);
 
@@ -52,6 +54,12 @@ impl Queues {
             // SAFETY: the caller's promise.
             Queues::Simulated(ring) => unsafe { ring.push(entry) },
         }
+    }
+
+    /// Queues a wait at a descriptor, which points to nothing. There must be room.
+    pub(super) fn push_poll(&mut self, fd: RawFd, events: i16) {
+        // SAFETY: no memory is named.
+        unsafe { self.push(&poll(fd, events)) };
     }
 
     /// Whether there is nothing to enter the kernel for.
