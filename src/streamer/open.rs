@@ -91,8 +91,8 @@ impl<F: FnOnce(io::Result<Fd>) + 'static> Opening<F> {
         );
     }
 
-    /// By its name once more: through /proc it would take three times as long. Whoever puts a FIFO in
-    /// its place meanwhile has it opened; it is not sent.
+    /// By its name once more, which takes no /proc. Whoever puts a FIFO in its place meanwhile has it
+    /// opened; it is not sent.
     fn known(self, found: Fd, kind: io::Result<FileType>) {
         match kind {
             Ok(FileType::RegularFile) => {
