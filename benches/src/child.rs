@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 
 use crate::measure::{self, LOAD_CORE, SERVER_CORE};
-use crate::peers;
+use crate::{peers, web};
 
 /// A child that does not outlive this value, nor this process.
 struct Process(Child);
@@ -80,6 +80,8 @@ impl Server {
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let mut command = Command::new(program);
         command.args(args(address)?).stdout(Stdio::null());
+        // It is for this program, and ours warns of what it doesn't know.
+        command.env_remove(web::SERVERS_IN);
         let process = Process::start(&mut command, SERVER_CORE, libc::SIGTERM)
             .map_err(|e| failed(format!("could not be started: {e}")))?;
         let mut server = Server {

@@ -53,13 +53,15 @@ pub fn run(options: &Options) -> Result<Figures<Row>, Box<dyn Error>> {
         LOOPS.contains(&name) && options.wants(name)
     })?);
     let servers: Vec<&Server> = servers.iter().collect();
-    for connections in [1, 64] {
+    let connections: &[usize] = if options.quick { &[64] } else { &[1, 64] };
+    for &connections in connections {
         let cell = Cell {
             size,
             connections,
-            deep: true,
+            deep: !options.quick,
         };
-        transport::measure(&servers, &cell, Pace::of(options.quick), &mut figures);
+        let pace = Pace::of(options.quick, connections, 3);
+        transport::measure(&servers, &cell, pace, &mut figures);
     }
     Ok(figures)
 }

@@ -92,13 +92,14 @@ fn compare(options: &Options) -> Result<(), Box<dyn Error>> {
     // Before anything is measured, since a compiler takes both processors.
     web::our_program()?;
     setup::end_cleanly();
+    let tcp_mem = report::tcp_mem();
     let notes = setup::prepare();
     for note in &notes {
         println!("note: {note}");
     }
     let start = Instant::now();
     let mut all = All {
-        environment: Environment::now(options.quick, notes),
+        environment: Environment::now(options.quick, notes, tcp_mem),
         ..All::default()
     };
     if options.runs("transport") {
@@ -125,6 +126,7 @@ fn compare(options: &Options) -> Result<(), Box<dyn Error>> {
     }
     all.environment.minutes = start.elapsed().as_secs_f64() / 60.0;
     println!("\n{:.1} minutes", all.environment.minutes);
+    println!("\n{}", all.summary());
     if options.report {
         all.write(&options.results)?;
     }

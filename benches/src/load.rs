@@ -87,11 +87,6 @@ fn start(
     Helper::start(ROLE, &args)
 }
 
-/// Runs a load, which warms up for an eighth of its time, and waits for its end.
-pub fn run(server: &Server, path: &str, connections: usize, time: Duration) -> io::Result<Report> {
-    run_after(server, path.into(), connections, time / 8, time)
-}
-
 /// Runs a load for a while to warm up and a while to count, and waits for its end.
 pub fn run_after(
     server: &Server,
@@ -107,15 +102,15 @@ pub fn run_after(
     )
 }
 
-/// As [`run`]; a response's time is over when the kernel has all of it for the load, so that what
+/// As [`run_after`]; a response's time is over when the kernel has all of it for the load, so that what
 /// else goes on at the load's processor does not count.
 pub fn run_to_arrival(
     server: &Server,
     path: &str,
     connections: usize,
+    warm: Duration,
     time: Duration,
 ) -> io::Result<Report> {
-    let warm = time / 8;
     answered(
         start(server, path.into(), connections, warm, time, Until::Arrived)?,
         server,
@@ -130,11 +125,6 @@ fn answered(load: Helper, server: &Server, time: Duration) -> io::Result<Report>
         return Err(io::Error::new(io::ErrorKind::TimedOut, what));
     }
     Ok(report)
-}
-
-/// As [`run`]; a server that answers nothing in the time is reported as that.
-pub fn run_or_nothing(server: &Server, path: &str, connections: usize, time: Duration) -> Report {
-    or_nothing(run(server, path, connections, time), time)
 }
 
 /// What a run told, or that nothing was answered.

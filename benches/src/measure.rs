@@ -16,8 +16,8 @@ pub const LOAD_CORE: usize = 1;
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Used {
     pub seconds: f64,
-    /// Processor time of the server's processes, all their threads and io_uring's workers, to the
-    /// nanosecond (`/proc/PID/task/TID/schedstat`).
+    /// Processor time of the server's processes, to the nanosecond: with all their threads, those
+    /// that have ended too, and io_uring's workers (clock_getcpuclockid(3)).
     pub cpu: f64,
     /// The same, split by the ticks of the clock.
     pub user: f64,
@@ -58,14 +58,10 @@ impl Window {
         let core = Core::now(SERVER_CORE);
         let (run, ticks) = (run_times(self.pid), ticks(self.pid));
         let nanos = |(id, time): (&u32, &u64)| time - self.run.get(id).unwrap_or(&0).min(time);
-        let mut cpu = run.iter().map(nanos).sum::<u64>() as f64 / 1e9;
+        let cpu = run.iter().map(nanos).sum::<u64>() as f64 / 1e9;
         let hertz = hertz();
         let user = (ticks.0 - self.ticks.0.min(ticks.0)) as f64 / hertz;
         let system = (ticks.1 - self.ticks.1.min(ticks.1)) as f64 / hertz;
-        // Threads that ended meanwhile are in the ticks alone.
-        if user + system > cpu + 0.03 {
-            cpu = user + system;
-        }
         let share = if user + system > 0.0 {
             user / (user + system)
         } else {
@@ -78,7 +74,7 @@ impl Window {
             system: cpu * (1.0 - share),
             core: (1.0 - (core.idle - self.core.idle) as f64 / hertz / seconds).clamp(0.0, 1.0),
             interrupts: (core.interrupts - self.core.interrupts) as f64 / hertz / seconds,
-            threads: run.len(),
+            threads: threads(self.pid).len(),
             peak: processes(self.pid)
                 .iter()
                 .map(|id| status(*id, "VmHWM:"))
@@ -122,13 +118,25 @@ pub fn threads(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Nanoseconds that each thread has run.
+/// Nanoseconds that a process and its descendants have run, each by its clock.
 fn run_times(pid: u32) -> HashMap<u32, u64> {
     let of = |id: u32| {
-        let text = fs::read_to_string(format!("/proc/{id}/task/{id}/schedstat")).ok()?;
-        Some((id, text.split(' ').next()?.parse().ok()?))
+        let mut clock = 0;
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: both calls write to this stack frame alone.
+        let result = unsafe {
+            match libc::clock_getcpuclockid(id as i32, &raw mut clock) {
+                0 => libc::clock_gettime(clock, &raw mut time),
+                error => error,
+            }
+        };
+        let nanos = time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64;
+        (result == 0).then_some((id, nanos))
     };
-    threads(pid).into_iter().filter_map(of).collect()
+    processes(pid).into_iter().filter_map(of).collect()
 }
 
 /// Ticks in user mode and in the kernel, of all threads that there were.
@@ -218,7 +226,7 @@ pub fn system_calls(pid: u32, time: Duration) -> Option<f64> {
     Some(count / time.as_secs_f64())
 }
 
-/// Middle, smallest and largest of some figures.
+/// Middle, smallest and largest of some figures; of an even number, the middle is the mean of two.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Spread {
     pub median: f64,
@@ -231,10 +239,11 @@ impl Spread {
         let mut figures: Vec<f64> = figures.into_iter().collect();
         figures.sort_by(f64::total_cmp);
         let pick = |at: usize| figures.get(at).copied().unwrap_or(f64::NAN);
+        let last = figures.len().saturating_sub(1);
         Spread {
-            median: pick(figures.len() / 2),
+            median: f64::midpoint(pick(last / 2), pick(last.div_ceil(2))),
             min: pick(0),
-            max: pick(figures.len().saturating_sub(1)),
+            max: pick(last),
         }
     }
 }

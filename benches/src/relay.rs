@@ -60,8 +60,12 @@ pub fn run(options: &Options) -> Result<Figures<Row>, Box<dyn Error>> {
     let sink = TcpListener::bind(("127.0.0.2", 0))?.local_addr()?;
     let upstream = sink.to_string();
     let relays = start("relay", peers::RELAYS, Path::new(&upstream), 0, options)?;
+    let connections: &[usize] = if options.quick { &[1] } else { &[1, 64] };
     for work in [Work::OneWay, Work::BothWays] {
-        for connections in [1, 64] {
+        for &connections in connections
+            .iter()
+            .filter(|_| !options.quick || work == Work::OneWay)
+        {
             let way = match work {
                 Work::BothWays => Way::Both(sink),
                 _ => Way::Through(sink),
@@ -75,7 +79,8 @@ pub fn run(options: &Options) -> Result<Figures<Row>, Box<dyn Error>> {
         scratch.file(&file.to_string(), SIZE)?;
     }
     let uploads = start("upload", peers::UPLOADS, &scratch.files(), SIZE, options)?;
-    for connections in [1, FILES] {
+    let connections: &[usize] = if options.quick { &[1] } else { &[1, FILES] };
+    for &connections in connections {
         measure(
             &uploads,
             Work::Upload,
@@ -116,13 +121,13 @@ fn measure(
     let cell = Cell {
         size,
         connections,
-        deep: connections == 1 && work != Work::BothWays,
+        deep: !options.quick && connections == 1 && work != Work::BothWays,
     };
     let what = title(work, size, connections);
     let pace = Pace {
         // Two connections behind each other take longer to find their windows.
         warm: Duration::from_millis(200),
-        ..Pace::of(options.quick)
+        ..Pace::of(options.quick, connections, 3)
     };
     let rows = transport::compare(
         &servers,

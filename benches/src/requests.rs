@@ -3,18 +3,20 @@
 //! number of connections. All take turns in each round.
 
 use std::error::Error;
+use std::io;
+use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::child::Server;
 use crate::load::{self, Files, Report};
-use crate::measure::{self, LOAD_CORE, Spread};
+use crate::measure::{self, LOAD_CORE, Spread, Window};
 use crate::peers;
 use crate::report;
 use crate::rounds::{Figures, interleave};
 use crate::setup::{Options, Scratch};
+use crate::transport::Pace;
 use crate::web;
 
 /// What one server did in one cell.
@@ -24,7 +26,6 @@ pub struct Row {
     pub size: u64,
     pub connections: usize,
     /// Of which each request asks for any.
-    #[serde(default = "one_file")]
     pub files: u64,
     pub requests_per_second: Spread,
     pub gigabytes_per_second: f64,
@@ -41,20 +42,43 @@ pub struct Row {
     pub threads: usize,
     pub system_calls_per_request: Option<f64>,
     /// What wrk counted, in a run of its own: an independent check.
-    pub wrk_requests_per_second: Option<f64>,
+    pub wrk: Option<Wrk>,
 }
 
-struct Cell {
-    size: u64,
-    connections: usize,
-    files: u64,
+/// What wrk counted, and what the server used meanwhile.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Wrk {
+    pub requests_per_second: f64,
+    pub cpu_micros_per_request: f64,
+    /// Share of the server's processor: far from 1, it is wrk that limits.
+    pub core_busy: f64,
+}
+
+/// What is measured.
+#[derive(Clone, Copy)]
+pub struct Cell {
+    pub size: u64,
+    pub connections: usize,
+    /// Of which each request asks for any.
+    pub files: u64,
+    rounds: usize,
     /// The system calls and wrk too.
     deep: bool,
 }
 
-fn cells(quick: bool) -> Vec<Cell> {
+/// Files that all servers keep open, or have in their caches: ours keeps 256 by default.
+pub const FEW: u64 = 200;
+
+/// More files than ours and lighttpd keep open.
+const MANY: u64 = 10_000;
+
+/// Sizes for which there are goals, in KiB.
+const AIMED: [u64; 4] = [1, 16, 128, 1024];
+
+/// Cells with one file, sizes in KiB.
+fn one_file(quick: bool) -> Vec<Cell> {
     let plan: &[(u64, &[usize])] = match quick {
-        true => &[(1, &[64]), (16, &[64]), (128, &[64]), (1024, &[64])],
+        true => &[(1, &[64])],
         false => &[
             (1, &[1, 64, 512]),
             (4, &[64]),
@@ -70,7 +94,13 @@ fn cells(quick: bool) -> Vec<Cell> {
         size: size << 10,
         connections,
         files: 1,
-        deep: connections == 64 && (size == 1 || size == 128 && !quick),
+        // Where most is aimed at, more rounds.
+        rounds: match (quick, connections) {
+            (true, _) => 2,
+            (false, 64) if AIMED.contains(&size) => 5,
+            _ => 3,
+        },
+        deep: !quick && connections == 64 && (size == 1 || size == 128),
     };
     let of = |(size, connections): &(u64, &'static [usize])| {
         let size = *size;
@@ -79,9 +109,33 @@ fn cells(quick: bool) -> Vec<Cell> {
     plan.iter().flat_map(of).collect()
 }
 
-/// What the figures of earlier runs are of.
-fn one_file() -> u64 {
-    1
+/// Cells whose requests ask for any of several files.
+fn several_files(quick: bool) -> Vec<Cell> {
+    let plan: &[(u64, u64)] = match quick {
+        true => &[(4, FEW)],
+        false => &[(4, FEW), (16, FEW), (4, MANY)],
+    };
+    let cell = |&(size, files): &(u64, u64)| Cell {
+        size: size << 10,
+        connections: 64,
+        files,
+        rounds: match quick {
+            true => 2,
+            false if files == FEW => 5,
+            false => 3,
+        },
+        deep: !quick,
+    };
+    plan.iter().map(cell).collect()
+}
+
+/// How many cells of the full mode the runtimes' small servers are in.
+pub fn full() -> usize {
+    let few = several_files(false)
+        .iter()
+        .filter(|c| c.files == FEW)
+        .count();
+    one_file(false).len() + few
 }
 
 /// What a cell is called.
@@ -93,71 +147,55 @@ pub fn title(size: u64, connections: usize, files: u64) -> String {
     }
 }
 
-/// Before this isn't counted, caches fill and queues grow.
-const WARM: Duration = Duration::from_millis(100);
-
 /// Runs it.
 pub fn run(options: &Options) -> Result<Figures<Row>, Box<dyn Error>> {
-    let (rounds, time) = match options.quick {
-        true => (3, Duration::from_millis(200)),
-        false => (5, Duration::from_millis(320)),
-    };
-    let cells = cells(options.quick);
+    let cells = one_file(options.quick);
     let scratch = Scratch::new("requests")?;
     for cell in &cells {
         scratch.file(&name(cell.size), cell.size)?;
     }
     let files = scratch.files();
     let (mut servers, missing) = web::start_all(&files, &scratch.state(), options, web::usual)?;
-    for (name, _) in peers::HTTPS.iter().filter(|(name, _)| options.wants(name)) {
-        servers.push(Server::peer("http", name, &files, 0)?);
-    }
+    servers.extend(runtimes(&files, options)?);
     let mut figures = Figures::missing(missing);
     for same_size in cells.chunk_by(|a, b| a.size == b.size) {
-        let file = files.join(name(same_size[0].size));
-        let wanted = peers::FLOORS.iter().filter(|(name, _)| options.wants(name));
-        let floors: Result<Vec<Server>, _> = wanted
-            .map(|(name, _)| Server::peer("answer", name, &file, 0))
-            .collect();
-        let floors = floors?;
+        let floors = floors(&files.join(name(same_size[0].size)), options)?;
         let all: Vec<&Server> = servers.iter().chain(&floors).collect();
         for cell in same_size {
-            measure(&all, cell, rounds, time, &mut figures);
+            measure(&all, cell, options.quick, &mut figures);
         }
     }
     drop(servers);
-    let sizes: &[u64] = if options.quick { &[4] } else { &[4, 64] };
-    for size in sizes {
-        let cell = Cell {
-            size: size << 10,
-            connections: 64,
-            files: MANY,
-            deep: true,
-        };
-        many(options, &cell, rounds, time, &mut figures)?;
+    for cell in several_files(options.quick) {
+        let scratch = Scratch::new("several")?;
+        scratch.many(cell.files, cell.size)?;
+        let (files, state) = (scratch.files(), scratch.state());
+        let (mut servers, _) = web::start_all(&files, &state, options, web::usual)?;
+        // The small servers keep all open, which they couldn't of any number.
+        if cell.files == FEW {
+            servers.extend(runtimes(&files, options)?);
+            servers.extend(floors(&files.join("00000.bin"), options)?);
+        }
+        let servers: Vec<&Server> = servers.iter().collect();
+        measure(&servers, &cell, options.quick, &mut figures);
     }
     Ok(figures)
 }
 
-/// More files than servers keep open: ours 256 by default, nginx 1000 with the `open_file_cache` that
-/// it gets here.
-const MANY: u64 = 10_000;
+/// The small servers on other runtimes.
+fn runtimes(files: &Path, options: &Options) -> io::Result<Vec<Server>> {
+    let wanted = peers::HTTPS.iter().filter(|(name, _)| options.wants(name));
+    wanted
+        .map(|(name, _)| Server::peer("http", name, files, 0))
+        .collect()
+}
 
-/// The web servers with many files. The runtimes' small servers keep all of them open.
-fn many(
-    options: &Options,
-    cell: &Cell,
-    rounds: usize,
-    time: Duration,
-    figures: &mut Figures<Row>,
-) -> Result<(), Box<dyn Error>> {
-    let scratch = Scratch::new("many")?;
-    scratch.many(cell.files, cell.size)?;
-    let (files, state) = (scratch.files(), scratch.state());
-    let (servers, _) = web::start_all(&files, &state, options, web::usual)?;
-    let servers: Vec<&Server> = servers.iter().collect();
-    measure(&servers, cell, rounds, time, figures);
-    Ok(())
+/// What answers with a file's content from memory.
+fn floors(file: &Path, options: &Options) -> io::Result<Vec<Server>> {
+    let wanted = peers::FLOORS.iter().filter(|(name, _)| options.wants(name));
+    wanted
+        .map(|(name, _)| Server::peer("answer", name, file, 0))
+        .collect()
 }
 
 fn name(size: u64) -> String {
@@ -165,19 +203,15 @@ fn name(size: u64) -> String {
 }
 
 /// All servers in one cell, interleaved.
-fn measure(
-    servers: &[&Server],
-    cell: &Cell,
-    rounds: usize,
-    time: Duration,
-    figures: &mut Figures<Row>,
-) {
+fn measure(servers: &[&Server], cell: &Cell, quick: bool, figures: &mut Figures<Row>) {
     let Cell {
         size,
         connections,
         files,
+        rounds,
         deep,
     } = *cell;
+    let Pace { warm, time, .. } = Pace::of(quick, connections, rounds);
     let path = match files {
         1 => format!("/{}", name(size)),
         _ => "/*.bin".to_owned(),
@@ -191,16 +225,31 @@ fn measure(
     }
     let what = title(size, connections, files);
     let samples = interleave(servers, rounds, &what, figures, |server| {
-        load::run_after(server, asked, connections, WARM, time)
+        load::run_after(server, asked, connections, warm, time)
     });
+    let mut rows = Vec::new();
+    for (server, samples) in servers.iter().zip(&samples) {
+        if samples.is_empty() {
+            continue;
+        }
+        let mut row = row(&server.name, cell, samples);
+        if deep {
+            row.system_calls_per_request = load::system_calls(server, asked, connections);
+            if files == 1 {
+                row.wrk = wrk(server, &path, connections);
+            }
+        }
+        rows.push(row);
+    }
     println!("\n{what}");
     println!(
-        "{:26} {:>8} {:>6} {:>7} {:>15} {:>5} {:>5} {:>5} {:>5} {:>7} {:>7} {:>7} {:>8} {:>4} {:>6} {:>8}",
+        "{:26} {:>8} {:>6} {:>7} {:>15} {:>6} {:>5} {:>5} {:>5} {:>5} {:>7} {:>7} {:>7} {:>8} {:>4} {:>6} {:>8} {:>7}",
         "",
         "req/s",
         "GB/s",
         "CPU us",
         "(min - max)",
+        "ring's",
         "user",
         "core",
         "irq",
@@ -211,22 +260,19 @@ fn measure(
         "peak MiB",
         "thr",
         "calls",
-        "wrk"
+        "wrk",
+        "CPU us"
     );
-    for (server, samples) in servers.iter().zip(&samples) {
-        if samples.is_empty() {
-            continue;
-        }
-        let mut row = row(&server.name, cell, samples);
-        if deep {
-            row.system_calls_per_request = load::system_calls(server, asked, connections);
-            if files == 1 {
-                row.wrk_requests_per_second = wrk(server, &path, connections);
-            }
-        }
-        print(&row);
-        figures.rows.push(row);
+    for row in &rows {
+        print(row, share(&rows, row));
     }
+    figures.rows.extend(rows);
+}
+
+/// Its processor time a request, of that of ours on the ring in the same cell.
+pub fn share(cell: &[Row], row: &Row) -> Option<f64> {
+    let ours = cell.iter().find(|r| r.server == web::RING)?;
+    Some(row.cpu_micros_per_request.median / ours.cpu_micros_per_request.median)
 }
 
 fn row(server: &str, cell: &Cell, samples: &[Report]) -> Row {
@@ -249,19 +295,20 @@ fn row(server: &str, cell: &Cell, samples: &[Report]) -> Row {
         peak_bytes: samples.iter().map(|r| r.used.peak).max().unwrap_or(0),
         threads: samples.iter().map(|r| r.used.threads).max().unwrap_or(0),
         system_calls_per_request: None,
-        wrk_requests_per_second: None,
+        wrk: None,
     }
 }
 
-fn print(row: &Row) {
+fn print(row: &Row, share: Option<f64>) {
     let Spread { median, min, max } = row.cpu_micros_per_request;
     let or_dash = |n: Option<f64>, digits| n.map_or("-".into(), |n| format!("{n:.digits$}"));
     println!(
-        "{:26} {:8.0} {:6.2} {median:7.2} {:>15} {:5.2} {:5.2} {:5.2} {:5.2} {:7.1} {:7.1} {:7.1} {:8.1} {:4} {:>6} {:>8}",
+        "{:26} {:8.0} {:6.2} {median:7.2} {:>15} {:>6} {:5.2} {:5.2} {:5.2} {:5.2} {:7.1} {:7.1} {:7.1} {:8.1} {:4} {:>6} {:>8} {:>7}",
         row.server,
         row.requests_per_second.median,
         row.gigabytes_per_second,
         format!("({min:.2} - {max:.2})"),
+        or_dash(share, 2),
         row.user_micros_per_request,
         row.core_busy,
         row.core_interrupts,
@@ -272,13 +319,16 @@ fn print(row: &Row) {
         row.peak_bytes as f64 / f64::from(1 << 20),
         row.threads,
         or_dash(row.system_calls_per_request, 2),
-        or_dash(row.wrk_requests_per_second, 0),
+        or_dash(row.wrk.map(|w| w.requests_per_second), 0),
+        or_dash(row.wrk.map(|w| w.cpu_micros_per_request), 2),
     );
 }
 
-/// Requests per second as wrk counts them; nothing where it is not installed.
-fn wrk(server: &Server, path: &str, connections: usize) -> Option<f64> {
+/// As wrk counts; nothing where it is not installed. The server's processor time is that of all that
+/// wrk sends, connecting included.
+fn wrk(server: &Server, path: &str, connections: usize) -> Option<Wrk> {
     let wrk = web::find("wrk")?;
+    let window = Window::open(server.id());
     let output = Command::new("taskset")
         .args(["-c", &LOAD_CORE.to_string()])
         .arg(wrk)
@@ -286,7 +336,14 @@ fn wrk(server: &Server, path: &str, connections: usize) -> Option<f64> {
         .arg(format!("http://{}{path}", server.address))
         .output()
         .ok()?;
+    let used = window.close();
     let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().find_map(|l| l.strip_prefix("Requests/sec:"))?;
-    line.trim().parse().ok()
+    let rate = text.lines().find_map(|l| l.strip_prefix("Requests/sec:"))?;
+    let count = text.lines().find_map(|l| l.split_once(" requests in "))?.0;
+    let count: f64 = count.trim().parse().ok()?;
+    Some(Wrk {
+        requests_per_second: rate.trim().parse().ok()?,
+        cpu_micros_per_request: used.cpu * 1e6 / count,
+        core_busy: used.core,
+    })
 }

@@ -5,19 +5,22 @@ use std::error::Error;
 use std::fs;
 use std::io;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::child::Server;
 use crate::load;
 use crate::measure::{self, Spread};
-use crate::rounds::Figures;
+use crate::rounds::{Figures, interleave};
 use crate::setup::{Options, Scratch};
 use crate::stall::Stalled;
 use crate::web;
 
 const PATH: &str = "/64m.bin";
+
+/// Before this isn't counted, the live client's queue grows.
+const WARM: Duration = Duration::from_millis(150);
 
 /// What a client takes in that is to count as being on another machine: as little as goes.
 const REMOTE_QUEUE: usize = 4096;
@@ -28,11 +31,11 @@ pub struct Row {
     pub server: String,
     pub stalled: usize,
     /// Their own queues are small: as if they were on other machines, whose memory those would be.
-    #[serde(default)]
     pub remote: bool,
     pub alone_gigabytes_per_second: Spread,
     pub beside_gigabytes_per_second: Spread,
-    pub kept: f64,
+    /// Of the throughput alone, in each round.
+    pub kept: Spread,
     pub threads_alone: usize,
     pub threads_beside: usize,
     pub user_bytes_per_stalled: f64,
@@ -42,15 +45,13 @@ pub struct Row {
     pub socket_bytes_per_stalled: f64,
 }
 
-/// Runs it.
-pub fn run(options: &Options) -> Result<Figures<Row>, Box<dyn Error>> {
-    type Counts = [(usize, bool)];
-    let (counts, rounds, time): (&Counts, usize, Duration) = match options.quick {
-        true => (
-            &[(1000, false), (2000, false)],
-            3,
-            Duration::from_millis(250),
-        ),
+/// How many stalled clients, and whether with small queues.
+type Count = (usize, bool);
+
+/// What is measured, and in how many rounds of how long.
+fn plan(quick: bool) -> (&'static [Count], usize, Duration) {
+    match quick {
+        true => (&[(2000, false)], 2, Duration::from_millis(200)),
         false => (
             &[
                 (1000, false),
@@ -58,59 +59,95 @@ pub fn run(options: &Options) -> Result<Figures<Row>, Box<dyn Error>> {
                 (10_000, false),
                 (10_000, true),
             ],
-            5,
-            Duration::from_millis(500),
+            3,
+            Duration::from_millis(400),
         ),
-    };
+    }
+}
+
+/// Runs it.
+pub fn run(options: &Options) -> Result<Figures<Row>, Box<dyn Error>> {
+    let (counts, rounds, time) = plan(options.quick);
     let scratch = Scratch::new("stalled")?;
     scratch.file("64m.bin", 64 << 20)?;
-    let (servers, missing) =
-        web::start_all(&scratch.files(), &scratch.state(), options, web::usual)?;
-    let mut figures = Figures::missing(missing);
+    let wanted = |name: &str| match options.quick {
+        true => [web::RING, web::EMULATED, web::NGINX, web::LIGHTTPD].contains(&name),
+        false => web::usual(name),
+    };
+    let mut figures = Figures::default();
     for &(stalled, remote) in counts {
+        // Fresh ones, since what a server once had it may keep.
+        let (servers, missing) =
+            web::start_all(&scratch.files(), &scratch.state(), options, wanted)?;
+        figures.missing = missing;
+        let servers: Vec<&Server> = servers.iter().collect();
         let whose = if remote { ", with small queues" } else { "" };
-        println!("\n{stalled} stalled clients{whose}");
+        let what = format!("{stalled} stalled clients{whose}");
+        let samples = interleave(&servers, rounds, &what, &mut figures, |server| {
+            sample(server, stalled, remote, time)
+        });
+        println!("\n{what}");
         println!(
-            "{:26} {:>10} {:>11} {:>6} {:>9} {:>8} {:>12} {:>10}",
-            "", "alone GB/s", "beside GB/s", "kept", "threads", "user B", "server KiB", "both KiB"
+            "{:26} {:>10} {:>11} {:>6} {:>13} {:>9} {:>8} {:>12} {:>10}",
+            "",
+            "alone GB/s",
+            "beside GB/s",
+            "kept",
+            "(min - max)",
+            "threads",
+            "user B",
+            "server KiB",
+            "both KiB"
         );
-        for server in &servers {
-            match one(server, stalled, remote, rounds, time) {
-                Ok(row) => {
-                    print(&row);
-                    figures.rows.push(row);
-                }
-                Err(e) => figures.fail(format!("{}, {stalled} stalled{whose}: {e}", server.name)),
-            }
+        for (server, samples) in servers.iter().zip(&samples) {
+            // What a server holds for its clients is told by its first: later ones find what those
+            // have left.
+            let Some(first) = samples.first() else {
+                continue;
+            };
+            let spread = |figure: fn(&Sample) -> f64| Spread::of(samples.iter().map(figure));
+            let most = |figure: fn(&Sample) -> usize| samples.iter().map(figure).max();
+            let per = |bytes: f64| bytes / stalled as f64;
+            let row = Row {
+                server: server.name.clone(),
+                stalled,
+                remote,
+                alone_gigabytes_per_second: spread(|s| s.alone),
+                beside_gigabytes_per_second: spread(|s| s.beside),
+                kept: spread(|s| s.beside / s.alone),
+                threads_alone: most(|s| s.threads.0).unwrap_or(0),
+                threads_beside: most(|s| s.threads.1).unwrap_or(0),
+                user_bytes_per_stalled: per(first.user),
+                server_socket_bytes_per_stalled: first.own_sockets.map(per),
+                socket_bytes_per_stalled: per(first.sockets),
+            };
+            print(&row);
+            figures.rows.push(row);
         }
     }
     Ok(figures)
 }
 
-fn one(
-    server: &Server,
-    stalled: usize,
-    remote: bool,
-    rounds: usize,
-    time: Duration,
-) -> io::Result<Row> {
-    let live = || {
-        let run = |_| load::run_or_nothing(server, PATH, 1, time).gigabytes_per_second();
-        Spread::of((0..rounds).map(run))
-    };
-    load::run(server, PATH, 1, time)?;
-    let alone = live();
-    let memory = || {
-        let processes = measure::processes(server.id());
-        let user: u64 = processes
-            .iter()
-            .map(|id| measure::status(*id, "RssAnon:"))
-            .sum();
-        user as f64
-    };
+/// One server in one round: alone, and beside stalled clients, which are gone afterwards.
+struct Sample {
+    /// GB/s.
+    alone: f64,
+    beside: f64,
+    /// Alone and beside.
+    threads: (usize, usize),
+    /// What all stalled ones have added, in bytes.
+    user: f64,
+    own_sockets: Option<f64>,
+    sockets: f64,
+}
+
+fn sample(server: &Server, stalled: usize, remote: bool, time: Duration) -> io::Result<Sample> {
+    let live = || load::run_after(server, PATH.into(), 1, WARM, time);
+    let alone = live()?.gigabytes_per_second();
+    let threads = || measure::threads(server.id()).len();
     let (threads_alone, user, sockets, own) = (
-        measure::threads(server.id()).len(),
-        memory(),
+        threads(),
+        user_memory(server),
         socket_memory(),
         server_sockets(server),
     );
@@ -118,40 +155,41 @@ fn one(
     let clients = Stalled::start(server, PATH, stalled, queue)?;
     // Time for what is to be sent to them to be sent.
     std::thread::sleep(Duration::from_secs(1));
-    let per = |before: f64, after: f64| (after - before).max(0.0) / stalled as f64;
-    let (user, sockets) = (per(user, memory()), per(sockets, socket_memory()));
-    let own = Option::zip(own, server_sockets(server)).map(|(before, after)| per(before, after));
-    let beside = live();
-    let threads_beside = measure::threads(server.id()).len();
+    let added = |before: f64, after: f64| (after - before).max(0.0);
+    let sample = Sample {
+        alone,
+        user: added(user, user_memory(server)),
+        own_sockets: Option::zip(own, server_sockets(server)).map(|(b, a)| added(b, a)),
+        sockets: added(sockets, socket_memory()),
+        beside: load::or_nothing(live(), time).gigabytes_per_second(),
+        threads: (threads_alone, threads()),
+    };
     drop(clients);
     // Time for the server to see that they are gone, and for the kernel to free what they held.
-    std::thread::sleep(Duration::from_millis(if stalled > 5000 {
-        2000
-    } else {
-        700
-    }));
-    Ok(Row {
-        server: server.name.clone(),
-        stalled,
-        remote,
-        alone_gigabytes_per_second: alone,
-        beside_gigabytes_per_second: beside,
-        kept: beside.median / alone.median,
-        threads_alone,
-        threads_beside,
-        user_bytes_per_stalled: user,
-        server_socket_bytes_per_stalled: own,
-        socket_bytes_per_stalled: sockets,
-    })
+    let end = Instant::now() + Duration::from_secs(4);
+    std::thread::sleep(Duration::from_millis(200));
+    while socket_memory() > sockets + f64::from(64 << 20) && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    Ok(sample)
+}
+
+/// Memory of the server's processes that is no file's.
+fn user_memory(server: &Server) -> f64 {
+    let processes = measure::processes(server.id());
+    let of = |id: &u32| measure::status(*id, "RssAnon:");
+    processes.iter().map(of).sum::<u64>() as f64
 }
 
 fn print(row: &Row) {
     println!(
-        "{:26} {:10.2} {:11.2} {:6.2} {:>9} {:8.0} {:>12} {:10.0}",
+        "{:26} {:10.2} {:11.2} {:6.2} {:>13} {:>9} {:8.0} {:>12} {:10.0}",
         row.server,
         row.alone_gigabytes_per_second.median,
         row.beside_gigabytes_per_second.median,
-        row.kept,
+        row.kept.median,
+        format!("({:.2} - {:.2})", row.kept.min, row.kept.max),
         format!("{} / {}", row.threads_alone, row.threads_beside),
         row.user_bytes_per_stalled,
         row.server_socket_bytes_per_stalled

@@ -39,7 +39,7 @@ pub struct Row {
 pub struct Cell {
     pub size: u64,
     pub connections: usize,
-    /// Our routes by force too, and the system calls.
+    /// Our routes by force too, loops that aren't corked, and the system calls.
     pub deep: bool,
 }
 
@@ -52,45 +52,52 @@ pub struct Pace {
 }
 
 /// What is sent before this isn't counted: until the queues of all sockets have grown, which at 64
-/// connections takes 0.2 to 0.4 s, some servers are twice as fast as they are from then on.
+/// connections takes 0.2 to 0.4 s, some servers are faster than they are from then on.
 const SETTLED: Duration = Duration::from_millis(400);
 
 impl Pace {
-    pub fn of(quick: bool) -> Pace {
-        let ms = Duration::from_millis;
-        match quick {
-            true => Pace {
-                rounds: 3,
-                warm: SETTLED,
-                time: ms(150),
+    /// For so many connections; `rounds` is for the full mode.
+    pub fn of(quick: bool, connections: usize, rounds: usize) -> Pace {
+        Pace {
+            rounds: if quick { 2 } else { rounds },
+            warm: match connections {
+                1 => SETTLED / 2,
+                _ => SETTLED,
             },
-            false => Pace {
-                rounds: 5,
-                warm: SETTLED,
-                time: ms(300),
-            },
+            time: Duration::from_millis(if quick { 120 } else { 300 }),
         }
     }
 }
 
-fn cells(quick: bool) -> Vec<Cell> {
-    const K: u64 = 1 << 10;
-    const M: u64 = 1 << 20;
-    let plan: &[(usize, &[u64])] = match quick {
-        true => &[(1, &[16 * K, M]), (64, &[16 * K, M])],
+const K: u64 = 1 << 10;
+const M: u64 = 1 << 20;
+const G: u64 = 1 << 30;
+
+/// Sizes for which there are goals for one connection.
+pub const LARGE: [u64; 4] = [M, 16 * M, 256 * M, G];
+
+/// Numbers of connections, and the sizes that are measured with them.
+type Plan = &'static [(usize, &'static [u64])];
+
+fn plan(quick: bool) -> Plan {
+    match quick {
+        true => &[(1, &[M]), (64, &[16 * K])],
         false => &[
-            (
-                1,
-                &[4 * K, 16 * K, 64 * K, 256 * K, M, 16 * M, 256 * M, K * M],
-            ),
-            (8, &[16 * K, M]),
-            (64, &[4 * K, 16 * K, 64 * K, 256 * K, M]),
-            (512, &[16 * K, M]),
+            (1, &[4 * K, 16 * K, 64 * K, 256 * K, M, 16 * M, 256 * M, G]),
+            (8, &[16 * K, M, G]),
+            (64, &[4 * K, 16 * K, 64 * K, 256 * K, M, 16 * M, G]),
+            (512, &[16 * K, M, 16 * M]),
         ],
-    };
-    let deep = |connections, size| {
-        matches!((connections, size), (1, s) if s == M) || (connections == 64 && size == 16 * K)
-    };
+    }
+}
+
+/// How many cells the full mode has.
+pub fn full() -> usize {
+    plan(false).iter().map(|(_, sizes)| sizes.len()).sum()
+}
+
+fn cells(quick: bool) -> Vec<Cell> {
+    let deep = |connections, size| !quick && [(1, M), (64, 16 * K)].contains(&(connections, size));
     let cell = |connections, size| Cell {
         size,
         connections,
@@ -100,12 +107,13 @@ fn cells(quick: bool) -> Vec<Cell> {
         let connections = *connections;
         sizes.iter().map(move |&size| cell(connections, size))
     };
-    plan.iter().flat_map(of).collect()
+    plan(quick).iter().flat_map(of).collect()
 }
 
-/// Our routes by force: measured where a cell is deep.
-fn is_forced(name: &str) -> bool {
-    (name.starts_with("ring,") || name.starts_with("emulated,")) && !name.ends_with("auto")
+/// Our routes by force, and loops that leave TCP's options alone: measured where a cell is deep.
+fn is_extra(name: &str) -> bool {
+    let ours = name.starts_with("ring,") || name.starts_with("emulated,");
+    ours && !name.ends_with("auto") || name.ends_with("not corked")
 }
 
 /// Runs it.
@@ -119,15 +127,18 @@ pub fn run(options: &Options) -> Result<Figures<Row>, Box<dyn Error>> {
         let file = scratch.file("file", size)?;
         let deep = same_size.iter().any(|cell| cell.deep);
         let wanted = |name: &str| {
-            options.wants(name) && (deep || !is_forced(name)) && name != "epoll + read + write"
+            options.wants(name) && (deep || !is_extra(name)) && name != "epoll + read + write"
         };
         let servers = start(&file, size, wanted)?;
         for cell in same_size {
             let here: Vec<&Server> = servers
                 .iter()
-                .filter(|s| cell.deep || !is_forced(&s.name))
+                .filter(|s| cell.deep || !is_extra(&s.name))
                 .collect();
-            measure(&here, cell, Pace::of(options.quick), &mut figures);
+            // Where most is aimed at, more rounds.
+            let aimed = cell.connections == 1 && LARGE.contains(&size);
+            let pace = Pace::of(options.quick, cell.connections, if aimed { 5 } else { 3 });
+            measure(&here, cell, pace, &mut figures);
         }
     }
     Ok(figures)
@@ -171,12 +182,20 @@ pub fn compare<R>(
         load(server, pace.warm, pace.time)?.finish()
     });
     let mut rows = Vec::new();
+    for (server, samples) in servers.iter().zip(&samples) {
+        if !samples.is_empty() {
+            let count = || drain::system_calls(server, |warm, time| load(server, warm, time));
+            let calls = cell.deep.then(count).flatten();
+            rows.push(row(&server.name, cell, samples, calls));
+        }
+    }
     println!("\n{what}");
     println!(
-        "{:28} {:>6} {:>13} {:>8} {:>5} {:>5} {:>5} {:>5} {:>8} {:>4} {:>9}",
+        "{:31} {:>6} {:>13} {:>6} {:>8} {:>5} {:>5} {:>5} {:>5} {:>8} {:>4} {:>9}",
         "",
         "GB/s",
         "(min - max)",
+        "ring's",
         "CPU s/GB",
         "user",
         "core",
@@ -186,14 +205,9 @@ pub fn compare<R>(
         "thr",
         "calls/GB"
     );
-    for (server, samples) in servers.iter().zip(&samples) {
-        if samples.is_empty() {
-            continue;
-        }
-        let count = || drain::system_calls(server, |warm, time| load(server, warm, time));
-        let row = row(&server.name, cell, samples, cell.deep.then(count).flatten());
-        print(&row);
-        rows.push(row);
+    let all: Vec<&Row> = rows.iter().collect();
+    for row in &rows {
+        print(row, times(&all, row));
     }
     rows
 }
@@ -218,12 +232,19 @@ fn row(server: &str, cell: &Cell, samples: &[Received], calls: Option<f64>) -> R
     }
 }
 
-fn print(row: &Row) {
+/// How many times as fast ours is on the ring, by itself, in the same cell.
+pub fn times(cell: &[&Row], row: &Row) -> Option<f64> {
+    let ours = cell.iter().find(|r| r.server == "ring, auto")?;
+    Some(ours.gigabytes_per_second.median / row.gigabytes_per_second.median)
+}
+
+fn print(row: &Row, times: Option<f64>) {
     let Spread { median, min, max } = row.gigabytes_per_second;
     println!(
-        "{:28} {median:6.2} {:>13} {:8.3} {:5.3} {:5.2} {:5.2} {:5.2} {:8.1} {:4} {:>9}",
+        "{:31} {median:6.2} {:>13} {:>6} {:8.3} {:5.3} {:5.2} {:5.2} {:5.2} {:8.1} {:4} {:>9}",
         row.server,
         format!("({min:.2} - {max:.2})"),
+        times.map_or("-".into(), |n| format!("{n:.2}")),
         row.cpu_seconds_per_gigabyte.median,
         row.user_seconds_per_gigabyte,
         row.core_busy,

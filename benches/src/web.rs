@@ -18,8 +18,8 @@ const SERVERS: [(&str, &str); 8] = [
     (NGINX_CACHE, "nginx"),
     (NGINX_THREADS, "nginx"),
     (LIGHTTPD, "lighttpd"),
-    ("static-web-server", "static-web-server"),
-    ("miniserve", "miniserve"),
+    (STATIC, "static-web-server"),
+    (MINISERVE, "miniserve"),
 ];
 
 pub const RING: &str = "spliceport (ring)";
@@ -28,6 +28,8 @@ pub const NGINX: &str = "nginx";
 pub const NGINX_CACHE: &str = "nginx (open_file_cache)";
 pub const NGINX_THREADS: &str = "nginx (aio threads)";
 pub const LIGHTTPD: &str = "lighttpd";
+pub const STATIC: &str = "static-web-server";
+pub const MINISERVE: &str = "miniserve";
 
 /// All but nginx with threads, which is for cold files.
 pub fn usual(name: &str) -> bool {
@@ -105,7 +107,8 @@ fn arguments(name: &str, dir: &Path, state: &Path, at: SocketAddr) -> io::Result
         EMULATED => ours("emulated"),
         NGINX => vec!["-c".into(), nginx("")?],
         NGINX_CACHE => {
-            let cache = "open_file_cache max=1000 inactive=60s; open_file_cache_valid 60s;";
+            // As many as there are in any cell.
+            let cache = "open_file_cache max=20000 inactive=60s; open_file_cache_valid 60s;";
             vec!["-c".into(), nginx(cache)?]
         }
         NGINX_THREADS => vec!["-c".into(), nginx("aio threads;")?],
@@ -114,7 +117,7 @@ fn arguments(name: &str, dir: &Path, state: &Path, at: SocketAddr) -> io::Result
             "-f".into(),
             config(lighttpd_config(dir, state, at))?,
         ],
-        "static-web-server" => {
+        STATIC => {
             let place = ["-a", "127.0.0.1", "-p", &port, "-d", files, "-g", "error"];
             let plain = [
                 "--threads-multiplier",
@@ -166,11 +169,14 @@ fn path(path: &Path) -> &str {
     path.to_str().expect("the benchmark's paths are its own")
 }
 
+/// Names a directory with more servers.
+pub const SERVERS_IN: &str = "SPLICEPORT_BENCH_SERVERS";
+
 /// A program in `PATH`, or where Debian puts servers, or in the directory that
 /// `SPLICEPORT_BENCH_SERVERS` names.
 pub fn find(program: &str) -> Option<PathBuf> {
     let places = std::env::var_os("PATH").unwrap_or_default();
-    let own = std::env::var_os("SPLICEPORT_BENCH_SERVERS").map(PathBuf::from);
+    let own = std::env::var_os(SERVERS_IN).map(PathBuf::from);
     let sbin = [PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/sbin")];
     let all = own
         .into_iter()
@@ -213,7 +219,7 @@ server.errorlog = \"{}/lighttpd.log\"
         path(dir),
         address.port(),
         descriptors(),
-        descriptors() / 2,
+        descriptors() / 5 * 4,
         path(state),
     )
 }

@@ -17,7 +17,10 @@ fn each(
     loop {
         if let Ok((stream, _)) = listener.accept() {
             // An error is the peer's end.
-            std::thread::spawn(move || run(stream));
+            std::thread::spawn(move || {
+                stream.set_nodelay(true)?;
+                run(stream)
+            });
         }
     }
 }
@@ -25,36 +28,54 @@ fn each(
 /// sendfile(2) on a blocking socket.
 pub fn sendfile(listener: TcpListener, file: &'static File, size: u64) -> io::Result<()> {
     each(listener, move |stream| {
-        loop {
-            let mut at = 0;
-            while at < size {
-                let left = size - at;
-                syscall::sendfile(&stream, file, &mut at, left)?;
-            }
-        }
+        syscall::cork(&stream)?;
+        send_file(&stream, file, size)
     })
+}
+
+pub fn sendfile_plain(listener: TcpListener, file: &'static File, size: u64) -> io::Result<()> {
+    each(listener, move |stream| send_file(&stream, file, size))
+}
+
+fn send_file(stream: &TcpStream, file: &File, size: u64) -> io::Result<()> {
+    loop {
+        let mut at = 0;
+        while at < size {
+            let left = size - at;
+            syscall::sendfile(stream, file, &mut at, left)?;
+        }
+    }
 }
 
 /// splice(2) through a pipe of 1 MiB.
 pub fn splice(listener: TcpListener, file: &'static File, size: u64) -> io::Result<()> {
     each(listener, move |stream| {
-        let (read, write) = syscall::pipe()?;
-        let none = std::ptr::null_mut();
-        loop {
-            let mut at: libc::off_t = 0;
-            while (at as u64) < size {
-                let len = (size - at as u64).min(1 << 20) as usize;
-                let (from, to) = (file.as_raw_fd(), write.as_raw_fd());
-                // SAFETY: the offset is on this stack frame.
-                let moved =
-                    unsafe { libc::splice(from, &raw mut at, to, none, len, libc::SPLICE_F_MOVE) };
-                let mut left = check(moved)?;
-                while left > 0 {
-                    left -= syscall::splice(&read, &stream, None, left, 0)?;
-                }
+        syscall::cork(&stream)?;
+        splice_file(&stream, file, size)
+    })
+}
+
+pub fn splice_plain(listener: TcpListener, file: &'static File, size: u64) -> io::Result<()> {
+    each(listener, move |stream| splice_file(&stream, file, size))
+}
+
+fn splice_file(stream: &TcpStream, file: &File, size: u64) -> io::Result<()> {
+    let (read, write) = syscall::pipe()?;
+    let none = std::ptr::null_mut();
+    loop {
+        let mut at: libc::off_t = 0;
+        while (at as u64) < size {
+            let len = (size - at as u64).min(1 << 20) as usize;
+            let (from, to) = (file.as_raw_fd(), write.as_raw_fd());
+            // SAFETY: the offset is on this stack frame.
+            let moved =
+                unsafe { libc::splice(from, &raw mut at, to, none, len, libc::SPLICE_F_MOVE) };
+            let mut left = check(moved)?;
+            while left > 0 {
+                left -= syscall::splice(&read, stream, None, left, 0)?;
             }
         }
-    })
+    }
 }
 
 /// read(2) and write(2) into a file.

@@ -84,14 +84,38 @@ fn send_file(stream: &TcpStream, file: &File, size: u64, at: &mut u64) -> io::Re
 
 /// sendfile(2), as nginx and lighttpd use it.
 pub fn stream_sendfile(listener: TcpListener, file: &'static File, size: u64) -> io::Result<()> {
+    stream_files(listener, file, size, true)
+}
+
+pub fn stream_plain(listener: TcpListener, file: &'static File, size: u64) -> io::Result<()> {
+    stream_files(listener, file, size, false)
+}
+
+fn stream_files(
+    listener: TcpListener,
+    file: &'static File,
+    size: u64,
+    cork: bool,
+) -> io::Result<()> {
+    /// What a connection sends in its turn, in whole files.
+    const TURN: u64 = 1 << 20;
     let turn = |(stream, at): &mut (TcpStream, u64)| {
-        if !send_file(stream, file, size, at)? {
-            return Ok(Next::Wait);
+        let mut sent = 0;
+        while sent < TURN {
+            if !send_file(stream, file, size, at)? {
+                return Ok(Next::Wait);
+            }
+            *at = 0;
+            sent += size;
         }
-        *at = 0;
         Ok(Next::Again)
     };
-    let accepted = |stream, _: Watch<'_>| Ok((stream, 0));
+    let accepted = |stream, _: Watch<'_>| {
+        if cork {
+            syscall::cork(&stream)?;
+        }
+        Ok((stream, 0))
+    };
     serve(listener, libc::EPOLLOUT, accepted, turn)
 }
 
@@ -104,6 +128,7 @@ pub fn stream_read_write(listener: TcpListener, file: &'static File, size: u64) 
         held: std::ops::Range<usize>,
     }
     let accepted = |stream, _: Watch<'_>| {
+        syscall::cork(&stream)?;
         Ok(Connection {
             stream,
             at: 0,
@@ -150,6 +175,8 @@ pub fn http(listener: TcpListener, site: &'static Site) -> io::Result<()> {
         })
     };
     let turn = |c: &mut Connection| {
+        // Whether nothing more had come when it was last read.
+        let mut empty = false;
         loop {
             if !c.output.is_empty() {
                 let more = if c.body.is_some() { libc::MSG_MORE } else { 0 };
@@ -178,11 +205,19 @@ pub fn http(listener: TcpListener, site: &'static Site) -> io::Result<()> {
                 c.input.drain(..length);
                 continue;
             }
+            if empty {
+                return Ok(Next::Wait);
+            }
             let mut received = [0; 4096];
             match c.stream.read(&mut received) {
                 Ok(0) => return Ok(Next::Gone),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Next::Wait),
-                n => c.input.extend_from_slice(&received[..n?]),
+                n => {
+                    let n = n?;
+                    // A short read has taken all that there was.
+                    empty = n < received.len();
+                    c.input.extend_from_slice(&received[..n]);
+                }
             }
         }
     };

@@ -33,6 +33,24 @@ pub fn send(socket: &impl AsRawFd, bytes: &[u8], flags: i32) -> io::Result<usize
     })
 }
 
+/// Sets a TCP option to an integer.
+fn set_tcp(socket: &impl AsRawFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let (fd, pointer) = (socket.as_raw_fd(), (&raw const value).cast());
+    let len = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the kernel reads the integer alone.
+    check(unsafe { libc::setsockopt(fd, libc::IPPROTO_TCP, option, pointer, len) } as isize)?;
+    Ok(())
+}
+
+/// Has a socket to which files go without end send full segments only (`TCP_CORK`), and be writable
+/// while less than 1 MiB waits unsent (`TCP_NOTSENT_LOWAT`), as ours does by itself while more is
+/// queued. On loopback, loops over the bare calls are faster with it at each size: a fifth at 1
+/// MiB, three times at 4 KiB.
+pub fn cork(socket: &impl AsRawFd) -> io::Result<()> {
+    set_tcp(socket, libc::TCP_CORK, 1)?;
+    set_tcp(socket, libc::TCP_NOTSENT_LOWAT, 1 << 20)
+}
+
 /// splice(2) between a pipe and something else: its other end, a socket, or a file at a position,
 /// which moves on by what was moved.
 pub fn splice(

@@ -59,6 +59,7 @@ async fn send_file(stream: &TcpStream, file: &File, size: u64) -> io::Result<()>
 
 pub fn stream_sendfile(listener: TcpListener, file: &'static File, size: u64) -> io::Result<()> {
     serve(listener, move |stream| async move {
+        syscall::cork(&stream)?;
         let mut since_yield = 0;
         loop {
             send_file(&stream, file, size).await?;
@@ -73,15 +74,19 @@ pub fn stream_sendfile(listener: TcpListener, file: &'static File, size: u64) ->
 
 pub fn stream_copy(listener: TcpListener, file: &'static File, size: u64) -> io::Result<()> {
     serve(listener, move |mut stream| async move {
+        // A file of its own, since a tokio file has a position.
+        let own = File::open(format!(
+            "/proc/self/fd/{}",
+            std::os::fd::AsRawFd::as_raw_fd(file)
+        ))?;
+        let own = tokio::fs::File::from_std(own);
+        let mut own = BufReader::with_capacity(BLOCK, own.take(size));
         loop {
-            // A file of its own, since a tokio file has a position; reading ends with the file.
-            let own = File::open(format!(
-                "/proc/self/fd/{}",
-                std::os::fd::AsRawFd::as_raw_fd(file)
-            ))?;
-            let own = tokio::fs::File::from_std(own);
-            let mut own = BufReader::with_capacity(BLOCK, own.take(size));
             tokio::io::copy_buf(&mut own, &mut stream).await?;
+            // All that was read is sent: the buffer is empty.
+            let again = own.get_mut();
+            again.set_limit(size);
+            again.get_mut().rewind().await?;
         }
     })
 }

@@ -19,7 +19,9 @@ pub struct Environment {
 }
 
 impl Environment {
-    pub fn now(quick: bool, notes: Vec<String>) -> Environment {
+    /// After [`prepare`](crate::setup::prepare); `tcp_mem` is what was read before, since a network
+    /// namespace of its own does not show it.
+    pub fn now(quick: bool, notes: Vec<String>, tcp_mem: String) -> Environment {
         let mut facts = Vec::new();
         let mut fact = |name: &str, value: String| {
             if !value.is_empty() {
@@ -34,7 +36,8 @@ impl Environment {
             "processors",
             std::thread::available_parallelism().map_or(String::new(), |n| n.to_string()),
         );
-        fact("hypervisor", said("systemd-detect-virt", &[]));
+        fact("virtual machine", said("systemd-detect-virt", &["--vm"]));
+        fact("container", said("systemd-detect-virt", &["--container"]));
         fact("memory", meminfo());
         fact("file system", file_system(&std::env::temp_dir()));
         fact(
@@ -46,7 +49,6 @@ impl Environment {
             "net/core/default_qdisc",
             "net/ipv4/tcp_wmem",
             "net/ipv4/tcp_rmem",
-            "net/ipv4/tcp_mem",
             "net/ipv4/tcp_notsent_lowat",
             "net/core/somaxconn",
             "fs/pipe-max-size",
@@ -57,6 +59,8 @@ impl Environment {
             let value = value.split_whitespace().collect::<Vec<_>>().join(" ");
             fact(&name.replace('/', "."), value);
         }
+        fact("net.ipv4.tcp_mem (pages)", tcp_mem);
+        fact("open files", crate::setup::descriptors().to_string());
         for (program, argument) in [
             ("rustc", "--version"),
             ("nginx", "-v"),
@@ -82,6 +86,12 @@ impl Environment {
             notes,
         }
     }
+}
+
+/// The bounds of TCP's memory, of the whole system.
+pub fn tcp_mem() -> String {
+    let text = read("/proc/sys/net/ipv4/tcp_mem");
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn read(path: &str) -> String {

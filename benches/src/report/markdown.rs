@@ -45,6 +45,14 @@ pub fn write(all: &All, plots: &[(&str, &str)]) -> String {
     out
 }
 
+/// What a run comes to, for who asked for no report: the goals and the set-up.
+pub fn summary(all: &All) -> String {
+    let mut text = String::new();
+    write_goals(&mut text, all);
+    write_environment(&mut text, all);
+    text
+}
+
 pub fn line(text: &mut String, what: &str) {
     text.push_str(what);
     text.push('\n');
@@ -67,8 +75,11 @@ fn write_goals(text: &mut String, all: &All) {
     line(
         text,
         &format!(
-            "{} met, {} not met, {} not measured. Ratios, unless it says otherwise. Where the \
-             load is the limit, throughput says nothing of a server, and CPU time is compared.\n",
+            "{} met, {} not met, {} not measured or not to be told. Ratios of medians, unless it \
+             says otherwise. Where the load is the limit, throughput says nothing of a server, and \
+             CPU time is compared. *Within the spread*: the slowest round of one and the fastest of \
+             the other would say the opposite. *Impossible here*: the floor misses it in its best \
+             round, and is not beaten.\n",
             count(Some(true)),
             count(Some(false)),
             count(None)
@@ -77,10 +88,12 @@ fn write_goals(text: &mut String, all: &All) {
     line(text, "| goal | figure | met | |");
     line(text, "|---|--:|---|---|");
     for goal in goals {
-        let met = match goal.met {
-            Some(true) => "yes",
-            Some(false) => "**no**",
-            None => "—",
+        let met = match (goal.met, goal.close) {
+            (Some(true), false) => "yes",
+            (Some(true), true) => "yes, within the spread",
+            (Some(false), false) => "**no**",
+            (Some(false), true) => "**no**, within the spread",
+            (None, _) => "—",
         };
         row(text, &[goal.what, goal.figure, met.into(), goal.note]);
     }
@@ -129,12 +142,14 @@ fn one_way(text: &mut String, title: &str, figures: &Figures<transport::Row>) {
 
 /// The table of a cell in which bytes were moved.
 pub fn bytes_moved<'r>(text: &mut String, rows: impl IntoIterator<Item = &'r transport::Row>) {
+    let rows: Vec<&transport::Row> = rows.into_iter().collect();
     head(
         text,
         &[
             "",
             "GB/s",
             "min – max",
+            "ring's, times",
             "CPU s/GB",
             "user",
             "system",
@@ -146,7 +161,7 @@ pub fn bytes_moved<'r>(text: &mut String, rows: impl IntoIterator<Item = &'r tra
             "calls/GB",
         ],
     );
-    for r in rows {
+    for r in &rows {
         let speed = r.gigabytes_per_second;
         row(
             text,
@@ -154,6 +169,7 @@ pub fn bytes_moved<'r>(text: &mut String, rows: impl IntoIterator<Item = &'r tra
                 r.server.clone(),
                 format!("{:.2}", speed.median),
                 format!("{:.2} – {:.2}", speed.min, speed.max),
+                or_dash(transport::times(&rows, r), 2),
                 format!("{:.3}", r.cpu_seconds_per_gigabyte.median),
                 format!("{:.3}", r.user_seconds_per_gigabyte),
                 format!("{:.3}", r.system_seconds_per_gigabyte),
@@ -186,6 +202,7 @@ fn write_requests(text: &mut String, figures: &Figures<requests::Row>) {
                 "min – max",
                 "CPU µs",
                 "min – max",
+                "of ring's",
                 "user",
                 "core",
                 "irq",
@@ -197,6 +214,8 @@ fn write_requests(text: &mut String, figures: &Figures<requests::Row>) {
                 "threads",
                 "calls",
                 "wrk req/s",
+                "CPU µs",
+                "core",
             ],
         );
         for r in cell {
@@ -209,6 +228,7 @@ fn write_requests(text: &mut String, figures: &Figures<requests::Row>) {
                     format!("{:.0} – {:.0}", rate.min, rate.max),
                     format!("{:.2}", cpu.median),
                     format!("{:.2} – {:.2}", cpu.min, cpu.max),
+                    or_dash(requests::share(cell, r), 2),
                     format!("{:.2}", r.user_micros_per_request),
                     format!("{:.2}", r.core_busy),
                     format!("{:.2}", r.core_interrupts),
@@ -219,7 +239,9 @@ fn write_requests(text: &mut String, figures: &Figures<requests::Row>) {
                     mib(r.peak_bytes),
                     r.threads.to_string(),
                     or_dash(r.system_calls_per_request, 2),
-                    or_dash(r.wrk_requests_per_second, 0),
+                    or_dash(r.wrk.map(|w| w.requests_per_second), 0),
+                    or_dash(r.wrk.map(|w| w.cpu_micros_per_request), 2),
+                    or_dash(r.wrk.map(|w| w.core_busy), 2),
                 ],
             );
         }
@@ -234,7 +256,9 @@ fn write_stalled(text: &mut String, figures: &Figures<stalled::Row>) {
     line(text, "\n## Stalled clients\n");
     line(
         text,
-        "Each asked for 64 MiB and read nothing; one reads. Memory is for each stalled one. TCP's \
+        "Each asked for 64 MiB and read nothing; one reads. In each round each server is measured \
+         alone and then beside its stalled clients, which end with the round; *kept* is the median of \
+         the rounds' ratios. Memory is for each stalled one, of a server that had none before. TCP's \
          memory is bounded for all ends on a machine (tcp_mem), and here the clients' are on the \
          server's: where it says so, their queues are as small as goes, as if they were on others.\n",
     );
@@ -247,6 +271,7 @@ fn write_stalled(text: &mut String, figures: &Figures<stalled::Row>) {
             "beside GB/s",
             "min – max",
             "kept",
+            "min – max",
             "threads",
             "user B",
             "server's sockets KiB",
@@ -267,7 +292,8 @@ fn write_stalled(text: &mut String, figures: &Figures<stalled::Row>) {
                 format!("{:.2}", r.alone_gigabytes_per_second.median),
                 format!("{:.2}", beside.median),
                 format!("{:.2} – {:.2}", beside.min, beside.max),
-                format!("{:.2}", r.kept),
+                format!("{:.2}", r.kept.median),
+                format!("{:.2} – {:.2}", r.kept.min, r.kept.max),
                 format!("{} → {}", r.threads_alone, r.threads_beside),
                 format!("{:.0}", r.user_bytes_per_stalled),
                 or_dash(r.server_socket_bytes_per_stalled.map(kib), 0),
@@ -286,9 +312,10 @@ fn write_cold(text: &mut String, figures: &Figures<cold::Row>) {
     line(
         text,
         "Requests for a hot file on 16 connections, alone and beside 64 cold ones. A request's time \
-         ends when the kernel has the response for the load. The *floor* is what the same server \
-         does while the cold files are served by another process of its kind on the same \
-         processor.\n",
+         ends when the kernel has the response for the load. In each round each server is measured \
+         alone and then beside the cold ones; the ratio is the median of the rounds'. *Another*, to \
+         compare: the same server while the cold files are served by another process of its kind on \
+         the same processor, which the scheduler divides between them.\n",
     );
     head(
         text,
@@ -299,11 +326,12 @@ fn write_cold(text: &mut String, figures: &Figures<cold::Row>) {
             "alone p99 µs",
             "beside p99 µs",
             "ratio",
+            "min – max",
             "alone req/s",
             "beside req/s",
             "reads that waited",
             "cold MB/s",
-            "floor p99 µs",
+            "another: p99 µs",
             "its cold MB/s",
         ],
     );
@@ -317,7 +345,9 @@ fn write_cold(text: &mut String, figures: &Figures<cold::Row>) {
                 size(r.size),
                 format!("{:.0}", r.alone_p99_micros),
                 p99.unwrap_or("none answered".into()),
-                or_dash(r.ratio, 2),
+                or_dash(r.ratio.map(|r| r.median), 2),
+                r.ratio
+                    .map_or("—".into(), |r| format!("{:.2} – {:.2}", r.min, r.max)),
                 format!("{:.0}", r.alone_requests_per_second),
                 format!("{:.0}", r.beside_requests_per_second),
                 r.reads_waiting.map_or("—".into(), |n| n.to_string()),

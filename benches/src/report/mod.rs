@@ -13,7 +13,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub use environment::Environment;
+pub use environment::{Environment, tcp_mem};
 
 use crate::rounds::Figures;
 use crate::{cold, requests, stalled, transport};
@@ -47,6 +47,11 @@ impl All {
             relay: part(dir, "relay")?,
             claims: part(dir, "claims")?,
         })
+    }
+
+    /// The goals and the set-up, in Markdown.
+    pub fn summary(&self) -> String {
+        markdown::summary(self)
     }
 
     /// Writes the figures, the plots and the report.
@@ -98,7 +103,7 @@ impl All {
             .stalled
             .rows
             .iter()
-            .map(|r| (format!("{} beside {}", r.server, r.stalled), r.kept))
+            .map(|r| (format!("{} beside {}", r.server, r.stalled), r.kept.median))
             .collect();
         if !bars.is_empty() {
             plot::bars(&dir.join(name.0), name.1, "of the throughput alone", &bars)?;
