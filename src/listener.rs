@@ -26,6 +26,8 @@ struct Inner {
     /// Away while it is being called.
     factory: RefCell<Option<Factory>>,
     op: Cell<Option<Token>>,
+    /// Gives descriptors up that can be spared; whether there were any.
+    give_up: RefCell<Option<Box<dyn Fn() -> bool>>>,
     /// Accepting has failed, and no connection has been accepted since.
     recovering: Cell<bool>,
 }
@@ -79,6 +81,7 @@ impl Listener {
             options: RefCell::new(options),
             socket: RefCell::new(Some(fd)),
             factory: RefCell::new(Some(Box::new(factory))),
+            give_up: RefCell::default(),
             op: Cell::new(None),
             recovering: Cell::new(false),
         });
@@ -100,6 +103,11 @@ impl Listener {
     /// Changes what transports are made with, from the next connection on.
     pub fn set_options(&self, options: TransportOptions) {
         *self.inner.options.borrow_mut() = options;
+    }
+
+    /// Has descriptors given up where there is none for a connection; it is accepted then.
+    pub(crate) fn on_exhausted(&self, give_up: impl Fn() -> bool + 'static) {
+        *self.inner.give_up.borrow_mut() = Some(Box::new(give_up));
     }
 
     /// Stops accepting. Connections go on.
@@ -146,6 +154,11 @@ impl Inner {
         drop(factory);
     }
 
+    fn gives_up(&self) -> bool {
+        let give_up = self.give_up.borrow();
+        give_up.as_ref().is_some_and(|give_up| give_up())
+    }
+
     fn is_closed(&self) -> bool {
         self.socket.borrow().is_none()
     }
@@ -188,6 +201,7 @@ impl Inner {
                 log::error!("accepting has ended: {error}");
                 self.close();
             }
+            _ if lacks_descriptors(error) && self.gives_up() => self.accept(),
             // What is exhausted or forbidden, or a network that is down: it may pass, and may not
             // for long.
             _ => {
@@ -223,4 +237,9 @@ impl Handler for Inner {
             Err(e) => log::debug!("accept: {e}"),
         }
     }
+}
+
+/// Whether something failed for want of a descriptor.
+pub(crate) fn lacks_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }

@@ -310,7 +310,7 @@ fn serves_more_files_than_it_may_open(backend: &str) {
         fs::write(dir.path().join(i.to_string()), i.to_string()).unwrap();
     }
     let shell = format!("ulimit -n {DESCRIPTORS}");
-    let server = Server::running(backend, serve_after(&shell, backend, dir.path(), &[]));
+    let mut server = Server::running(backend, serve_after(&shell, backend, dir.path(), &[]));
     let mut client = server.connect();
     let mut get = |i: usize| {
         client.get(&format!("/{i}"));
@@ -318,7 +318,8 @@ fn serves_more_files_than_it_may_open(backend: &str) {
         assert_eq!((got.status, got.body), (200, i.to_string().into_bytes()));
     };
     (0..2 * DESCRIPTORS).for_each(&mut get);
-    // Connections take what is left besides the files that are kept open, and these give way.
+    // Connections take what is left besides the files that are kept open, and these give way to
+    // files that are wanted...
     let descriptors = format!("/proc/{}/fd", server.running.id());
     let left = || DESCRIPTORS - fs::read_dir(&descriptors).unwrap().count();
     let mut others = Vec::new();
@@ -330,6 +331,19 @@ fn serves_more_files_than_it_may_open(backend: &str) {
         assert!(others.len() < DESCRIPTORS);
         (2 * DESCRIPTORS..2 * DESCRIPTORS + 30).for_each(&mut get);
     }
+    // ... and to connections.
+    others.clear();
+    wait_for("room", || (left() > DESCRIPTORS / 4).then_some(()));
+    (0..2 * DESCRIPTORS).for_each(&mut get);
+    for _ in 0..left() + 4 {
+        let mut other = server.connect();
+        other.get("/0");
+        assert_eq!(other.got().status, 200);
+        others.push(other);
+    }
+    server.running.signal(Signal::TERM);
+    let said = server.running.end().stderr;
+    assert!(!said.contains("can be accepted"), "{said}");
 }
 
 #[test]

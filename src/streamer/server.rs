@@ -8,16 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
 use slab::Slab;
 
+use crate::listener::lacks_descriptors;
 use crate::proactor::net::{self, ListenOptions};
 use crate::proactor::{Address, Callback, Fd, Handle, Op, Proactor};
 use crate::{Listener, Protocol, RouteChoice, Tls, Transport, TransportOptions};
 
 use super::clock::Clock;
 use super::gate::{Entry, Gate};
-use super::http::{Cache, CacheCounts, Connection, DateCache, Http, Moment, Place, Site, Times};
+use super::http::{
+    Cache, CacheCounts, Connection, DateCache, Http, Moment, Place, Responses, Site, Times,
+};
 use super::observe::{Observer, Observers};
 use super::open::open_beneath;
 use super::pages::{Page, Pages};
@@ -37,7 +39,8 @@ pub struct ServerOptions {
     /// 503 and ended. Default: no limit.
     pub gate: Option<Arc<Gate>>,
     /// How many files are kept open between requests, each for at most a second; a file and its
-    /// compressed forms count as one. Default: 256.
+    /// compressed forms count as one. They give way where descriptors run out. Default: 256, of the
+    /// 1024 that are usual for a process; the program allows as many as its own limit does.
     pub open_files: usize,
     /// What is sent besides the files as they are. Default: nothing.
     pub site: Site,
@@ -163,6 +166,7 @@ impl Server {
             proactor: proactor.handle(),
             clock: Clock::new(proactor.handle()),
             connections: RefCell::default(),
+            responses: RefCell::default(),
             dates: DateCache::default(),
             failures: Cell::new(0),
             listed: Arc::default(),
@@ -191,6 +195,8 @@ impl Server {
             Some(Box::new(Http(connection)) as Box<dyn Protocol>)
         };
         let listener = Listener::from_fd(proactor, socket, transport, factory)?;
+        let sheds = Rc::downgrade(&shared);
+        listener.on_exhausted(move || sheds.upgrade().is_some_and(|shared| shared.shed()));
         Ok(Server { shared, listener })
     }
 
@@ -287,6 +293,7 @@ pub(super) struct Shared {
     uploads: Cell<UploadStats>,
     proactor: Handle,
     pub(super) cache: RefCell<Cache>,
+    pub(super) responses: RefCell<Responses>,
     pub(super) dates: DateCache,
     /// What could not be opened since the last sweep.
     failures: Cell<u64>,
@@ -354,7 +361,7 @@ impl Shared {
         };
         let (shared, again) = (Rc::clone(self), path.clone());
         open_beneath(&self.proactor, root, path, move |opened| match &opened {
-            Err(error) if lacks_descriptors(error) && shared.cache.borrow_mut().shed() => {
+            Err(error) if lacks_descriptors(error) && shared.shed() => {
                 if let Content::Directory(root, _) = &shared.content {
                     open_beneath(&shared.proactor, root, again, done);
                 }
@@ -494,18 +501,31 @@ impl Shared {
         for connection in overdue {
             connection.time_out();
         }
-        let mut cache = self.cache.borrow_mut();
-        cache.expire(self.moment());
-        if !cache.is_empty() || !self.connections.borrow().is_empty() {
+        self.responses.borrow_mut().forget();
+        self.expire();
+        if !self.cache.borrow().is_empty() || !self.connections.borrow().is_empty() {
             self.arm();
         }
     }
-}
 
-/// Whether an opening failed for want of a descriptor.
-fn lacks_descriptors(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::MFILE | Errno::NFILE)
-    )
+    /// Closes files that are too old, so many in a turn that nobody waits for it.
+    fn expire(self: &Rc<Self>) {
+        if !self.cache.borrow_mut().expire(self.moment()) {
+            return;
+        }
+        let shared = Rc::clone(self);
+        let at = Instant::now() + Duration::from_millis(1);
+        let callback = Callback::once(move |_, completion| {
+            if completion.result.is_ok() {
+                shared.expire();
+            }
+        });
+        drop(self.proactor.submit(Op::Timeout { at }, callback));
+    }
+
+    /// Closes the files that are only kept for later. Whether there were any.
+    fn shed(&self) -> bool {
+        self.responses.borrow_mut().forget();
+        self.cache.borrow_mut().shed()
+    }
 }

@@ -369,14 +369,14 @@ fn raise_open_files() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// How many files each thread may keep open: all of them together at most a quarter of the
-/// descriptors, since connections and files under way need theirs.
+/// How many files each thread may keep open: all of them together at most half of the descriptors
+/// (they give way to connections), and no more than take a few megabytes of memory.
 fn open_files(descriptors: u64, threads: usize, precompressed: bool) -> usize {
-    let usual = ServerOptions::default().open_files;
+    const MOST: u64 = 16_384;
     // With the compressed forms, which count as one with their file.
     let forms = if precompressed { 4 } else { 1 };
-    let share = descriptors / 4 / threads as u64 / forms;
-    usize::try_from(share).map_or(usual, |share| share.min(usual))
+    let share = (descriptors / 2).min(MOST) / threads as u64 / forms;
+    usize::try_from(share).unwrap_or(usize::MAX)
 }
 
 /// The directory that a path's file is in.

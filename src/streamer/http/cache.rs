@@ -3,8 +3,6 @@
 //! - Before it is used, once a turn of the loop, the descriptor is asked (fstat(2)) whether the file
 //!   is still the same: one that was written to, cut, deleted, or replaced by a rename is opened
 //!   anew at once. So a length always belongs to the file that is sent.
-//! - A small file's content is read once a turn, into one piece of memory with the head. It is
-//!   shared by the responses of that turn, and by no others (see [`Moment`]).
 //! - Whatever the descriptor can't tell, such as a link that now leads elsewhere, is seen after
 //!   at most [`Cache::LIFE`], since no entry gets older.
 //! - A file and its compressed forms are one entry: if one of them changed, all are opened anew.
@@ -64,8 +62,8 @@ pub(crate) struct Entry {
     head: RefCell<(u64, Bytes)>,
     /// The same file in content codings, where the site has such.
     codings: OnceCell<Vec<Coded>>,
-    /// Head and content of a small file, and the turn in which they were brought together.
-    small: RefCell<(u64, Bytes)>,
+    /// Head and content together, during a turn: see [`Responses`](super::responses::Responses).
+    response: RefCell<Option<Bytes>>,
 }
 
 impl Entry {
@@ -116,7 +114,7 @@ impl Entry {
             fields,
             head: RefCell::default(),
             codings: OnceCell::new(),
-            small: RefCell::default(),
+            response: RefCell::default(),
         })))
     }
 
@@ -128,6 +126,11 @@ impl Entry {
         {
             log::debug!("a file stays non-blocking: {error}");
         }
+        &self.fd
+    }
+
+    /// The same, for reads that don't wait, and what costs no call.
+    pub(crate) fn file(&self) -> &Fd {
         &self.fd
     }
 
@@ -191,25 +194,14 @@ impl Entry {
         head.1.clone()
     }
 
-    /// The whole of the usual response, if the file is small and its content is in the page cache.
-    pub(crate) fn response(&self, moment: Moment, dates: &DateCache) -> Option<Bytes> {
-        let size = usize::try_from(self.size()).ok().filter(|n| *n <= SMALL)?;
-        let mut small = self.small.borrow_mut();
-        if small.0 != moment.turn || small.1.is_empty() {
-            let head = self.head(Persistence::Keep, moment.second, dates);
-            // The memory of the last time, if nobody sends it still.
-            let mut buf = std::mem::take(&mut small.1)
-                .try_into_mut()
-                .unwrap_or_default();
-            buf.clear();
-            buf.reserve(head.len() + size);
-            buf.extend_from_slice(&head);
-            if self.fd.read_nowait(&mut buf, size, 0).ok()? != size {
-                return None;
-            }
-            *small = (moment.turn, buf.freeze());
-        }
-        Some(small.1.clone())
+    /// The whole of the usual response, where it has been made in this turn.
+    pub(crate) fn response(&self) -> Option<Bytes> {
+        self.response.borrow().clone()
+    }
+
+    /// Keeps the response, or nothing; gives what was kept.
+    pub(crate) fn set_response(&self, response: Option<Bytes>) -> Option<Bytes> {
+        self.response.replace(response)
     }
 
     /// Whether it is young enough. A clock that was set back says nothing about its age.
@@ -239,9 +231,8 @@ impl Entry {
     }
 }
 
-/// Files up to this size are read rather than sent from the page cache: one copy costs less than
-/// the calls that would save it.
-const SMALL: usize = 16 << 10;
+/// How many files are closed at once: some 0.1 ms of work.
+const EXPIRE: usize = 256;
 
 /// Open files by path; a bounded number of them.
 pub(crate) struct Cache {
@@ -322,11 +313,15 @@ impl Cache {
         let before = self.entries.len();
         self.entries
             .retain(|_, slot| Rc::strong_count(&slot.entry) > 1);
+        self.forget_the_gone();
+        self.entries.len() < before
+    }
+
+    fn forget_the_gone(&mut self) {
         self.clock.retain(|path| {
             let slot = self.entries.get(path);
             slot.is_some_and(|slot| Rc::ptr_eq(&slot.path, path))
         });
-        self.entries.len() < before
     }
 
     pub(crate) fn counts(&self) -> CacheCounts {
@@ -352,6 +347,9 @@ impl Cache {
         }
         while self.entries.len() >= self.capacity {
             self.make_room();
+        }
+        if self.clock.len() >= 2 * self.capacity {
+            self.forget_the_gone();
         }
         let path: Rc<[u8]> = path.into();
         self.clock.push_back(Rc::clone(&path));
@@ -379,32 +377,39 @@ impl Cache {
     }
 
     /// Closes files that are too old to be used again, so that deleted ones don't keep their
-    /// disk space.
-    pub(crate) fn expire(&mut self, moment: Moment) {
-        self.entries.retain(|_, slot| slot.entry.is_young(moment));
-        let is_kept = |path: &Rc<[u8]>| {
-            let slot = self.entries.get(path);
-            slot.is_some_and(|slot| Rc::ptr_eq(&slot.path, path))
-        };
-        self.clock.retain(is_kept);
+    /// disk space. Whether it is to be called again soon: it doesn't close very many at once.
+    pub(crate) fn expire(&mut self, moment: Moment) -> bool {
+        for _ in 0..EXPIRE {
+            let Some(path) = self.clock.front() else {
+                return false;
+            };
+            // Those behind are younger, but for those that the hand has passed over; their turn comes.
+            match self.entries.get(path) {
+                Some(slot) if !Rc::ptr_eq(&slot.path, path) => {}
+                Some(slot) if slot.entry.is_young(moment) => return false,
+                _ => drop(self.entries.remove(path)),
+            }
+            self.clock.pop_front();
+        }
+        true
     }
 }
 
 // Miri has no fstat(2).
 #[cfg(all(test, not(miri)))]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::fs::File;
     use std::path::Path;
 
     /// A turn of its own each.
-    fn moment(now: SystemTime) -> Moment {
+    pub(in super::super) fn moment(now: SystemTime) -> Moment {
         thread_local!(static TURN: Cell<u64> = const { Cell::new(1) });
         TURN.set(TURN.get() + 1);
         Moment::at(TURN.get(), now)
     }
 
-    fn entry(path: &Path, moment: Moment) -> Rc<Entry> {
+    pub(in super::super) fn entry(path: &Path, moment: Moment) -> Rc<Entry> {
         let fd = Fd::new(File::open(path).unwrap());
         let path = path.as_os_str().as_encoded_bytes();
         match Entry::examine(fd, path, None, &Site::new(), moment).unwrap() {
@@ -491,14 +496,31 @@ mod tests {
                 cache.insert(name, entry(&path, moment(now)));
             }
             cache.forget(b"c");
+            assert!(cache.clock.len() <= 4);
         }
         assert!(cache.len() <= 2);
         cache.insert(b"d", entry(&path, moment(now)));
         assert!(cache.get(b"d", moment(now)).is_some());
-        cache.expire(moment(now));
-        assert_eq!(cache.clock.len(), cache.len());
         cache.expire(moment(now + Cache::LIFE));
         assert_eq!((cache.clock.len(), cache.len()), (0, 0));
+    }
+
+    #[test]
+    fn many_are_not_closed_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::fs::write(&path, "x").unwrap();
+        let now = SystemTime::now();
+        let mut cache = Cache::new(2 * EXPIRE);
+        for i in 0..EXPIRE + 1 {
+            cache.insert(i.to_string().as_bytes(), entry(&path, moment(now)));
+        }
+        assert!(!cache.expire(moment(now)));
+        assert_eq!(cache.len(), EXPIRE + 1);
+        assert!(cache.expire(moment(now + Cache::LIFE)));
+        assert_eq!(cache.len(), 1);
+        assert!(!cache.expire(moment(now + Cache::LIFE)));
+        assert!(cache.is_empty());
     }
 
     #[test]
@@ -521,56 +543,5 @@ mod tests {
         assert!(text.contains("\r\nAccept-Ranges: bytes\r\n"));
         assert!(text.contains("\r\nETag: "));
         assert!(text.ends_with("\r\nContent-Length: 5\r\n\r\n"));
-    }
-
-    #[test]
-    fn small_files_are_read_once_a_turn() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a.txt");
-        std::fs::write(&path, "hello").unwrap();
-        let now = SystemTime::now();
-        let first = moment(now);
-        let entry = entry(&path, first);
-        let dates = DateCache::default();
-        let a = entry.response(first, &dates).unwrap();
-        let b = entry.response(first, &dates).unwrap();
-        assert_eq!(a.as_ptr(), b.as_ptr());
-        assert!(a.ends_with(b"\r\n\r\nhello"));
-
-        // Written to in place, as long as before: by the next turn that shows, and what is being
-        // sent stays as it is.
-        std::fs::write(&path, "HELLO").unwrap();
-        let second = moment(now);
-        let c = entry.response(second, &dates).unwrap();
-        assert!(c.ends_with(b"\r\n\r\nHELLO"));
-        assert!(a.ends_with(b"\r\n\r\nhello"));
-
-        // Nobody sends it any more: the memory is used again.
-        drop((a, b));
-        let place = c.as_ptr();
-        drop(c);
-        let d = entry.response(moment(now), &dates).unwrap();
-        assert_eq!(d.as_ptr(), place);
-
-        // Cut meanwhile: it is for the sending to say so.
-        std::fs::write(&path, "he").unwrap();
-        assert!(entry.response(moment(now), &dates).is_none());
-    }
-
-    #[test]
-    fn large_files_are_not_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a");
-        let now = SystemTime::now();
-        let dates = DateCache::default();
-        for (size, small) in [(0, true), (SMALL, true), (SMALL + 1, false)] {
-            std::fs::write(&path, vec![7; size]).unwrap();
-            let entry = entry(&path, moment(now));
-            assert_eq!(
-                entry.response(moment(now), &dates).is_some(),
-                small,
-                "{size}"
-            );
-        }
     }
 }

@@ -26,6 +26,7 @@ mod quality;
 mod range;
 mod request;
 mod respond;
+mod responses;
 mod site;
 mod stamp;
 mod status;
@@ -36,6 +37,7 @@ pub(super) use cache::{Cache, CacheCounts};
 pub(super) use connection::{Connection, Http, Place};
 pub(super) use date::DateCache;
 pub(super) use moment::{Moment, Times};
+pub(super) use responses::Responses;
 pub use site::Site;
 
 #[cfg(test)]

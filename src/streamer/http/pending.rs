@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::streamer::open::open_at_once;
 use crate::streamer::server::Shared;
 use crate::{Fd, Transport};
 
@@ -97,7 +98,7 @@ impl Pending {
     }
 
     fn names_directory(&self) -> bool {
-        self.path.is_empty() || self.path.ends_with(b"/")
+        names_directory(&self.path)
     }
 
     fn opened(self, server: &Rc<Shared>, name: Vec<u8>, opened: io::Result<Fd>) {
@@ -253,6 +254,24 @@ impl Pending {
         let connection = self.connection;
         connection.resume(&self.transport, self.wanted, answer);
     }
+}
+
+/// The file at a path, which is kept from then on, where it can be opened without waiting: most can.
+pub(super) fn at_once(server: &Shared, path: &[u8]) -> Option<Rc<Entry>> {
+    if server.site().precompressed || names_directory(path) {
+        return None;
+    }
+    let (root, _) = server.root()?;
+    let fd = open_at_once(root, path)?;
+    let Ok(Found::File(entry)) = examine(server, path, None, Ok(fd)) else {
+        return None;
+    };
+    server.cache.borrow_mut().insert(path, Rc::clone(&entry));
+    Some(entry)
+}
+
+fn names_directory(path: &[u8]) -> bool {
+    path.is_empty() || path.ends_with(b"/")
 }
 
 fn examine(

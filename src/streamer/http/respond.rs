@@ -17,7 +17,7 @@ use super::head::{Head, Plain};
 use super::listing::{Form, Page};
 use super::multipart::Multipart;
 use super::path::{is_misdirected, normalize, split_target};
-use super::pending::Pending;
+use super::pending::{self, Pending};
 use super::request::{MAX_BODY, Method, Persistence, Request, Wanted};
 use super::status::Status;
 
@@ -105,8 +105,8 @@ impl Connection {
             return Some((Status::NOT_FOUND, wanted));
         }
         let moment = self.server.moment();
-        let entry = self.server.cache.borrow_mut().get(&path, moment);
-        if let Some(entry) = entry {
+        let open = self.server.cache.borrow_mut().get(&path, moment);
+        if let Some(entry) = open.or_else(|| pending::at_once(&self.server, &path)) {
             self.respond(transport, &entry, &wanted);
             return None;
         }
@@ -153,13 +153,15 @@ impl Connection {
     }
 
     /// 200.
-    fn whole(self: &Rc<Self>, transport: &Transport, entry: &Entry, wanted: &Wanted) {
+    fn whole(self: &Rc<Self>, transport: &Transport, entry: &Rc<Entry>, wanted: &Wanted) {
         let moment = self.server.moment();
         let dates = &self.server.dates;
         let size = entry.size();
-        if self.may_share(transport, wanted)
-            && let Some(response) = entry.response(moment, dates)
-        {
+        let shared = self.may_share(transport, wanted).then(|| {
+            let mut responses = self.server.responses.borrow_mut();
+            responses.of(entry, moment, dates)
+        });
+        if let Some(response) = shared.flatten() {
             self.write(transport, response);
             return self.response_queued(Status::OK, size);
         }
