@@ -8,7 +8,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::*;
 use spliceport::proactor::{BackendChoice, Fd, Proactor, net};
@@ -275,23 +275,39 @@ on_both_backends! {
 
     fn idle_ones_end(proactor: Proactor) {
         for route in WAYS {
-            let ((a, mut client), (b, mut server)) = (tcp(), tcp());
-            let options = way(route).idle(Duration::from_millis(150));
-            let joined = join_them(&proactor, a, b, options);
-            // What goes on is not idle, however slowly.
-            for _ in 0..5 {
-                client.write_all(b".").unwrap();
-                run_a_while(&proactor);
-            }
-            assert!(joined.cell.borrow().is_none());
+            let mut time = Duration::from_millis(150);
+            let (joined, _client, mut server, dots) = loop {
+                let ((a, mut client), (b, mut server)) = (tcp(), tcp());
+                server.set_nonblocking(true).unwrap();
+                let start = Instant::now();
+                let joined = join_them(&proactor, a, b, way(route).idle(time));
+                let is_over = || joined.cell.borrow().is_some();
+                // What goes on is not idle, however slowly.
+                let (mut moved, mut dots) = (start, 0);
+                while !is_over() && start.elapsed() < time * 2 {
+                    let now = Instant::now();
+                    client.write_all(b".").unwrap();
+                    let mut arrived = || server.read(&mut [0]).is_ok_and(|n| n == 1);
+                    run_until(&proactor, "a dot", || arrived() || is_over());
+                    if !is_over() {
+                        (moved, dots) = (now, dots + 1);
+                        proactor.run_once(Some(time / 8)).unwrap();
+                    }
+                }
+                if !is_over() {
+                    break (joined, client, server, dots);
+                }
+                // The machine was so slow that nothing had moved for as long.
+                assert!(moved.elapsed() >= time, "{dots} dots");
+                time *= 2;
+            };
             let outcome = joined.wait(&proactor);
             let ends = (outcome.forth.end, outcome.back.end);
             assert_eq!(ends, (End::TimedOut, End::TimedOut));
             assert_eq!(outcome.forth.error.unwrap().kind(), io::ErrorKind::TimedOut);
-            assert_eq!(outcome.forth.bytes, 5);
-            let mut dots = [0; 5];
-            server.read_exact(&mut dots).unwrap();
-            assert_eq!(server.read(&mut dots).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+            assert_eq!(outcome.forth.bytes, dots);
+            server.set_nonblocking(false).unwrap();
+            assert_eq!(server.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
         }
     }
 

@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -75,7 +75,9 @@ pub fn program(args: &[&str]) -> Command {
 pub struct Running {
     child: Child,
     stdout: Option<BufReader<ChildStdout>>,
-    stderr: Option<thread::JoinHandle<String>>,
+    said: Arc<Mutex<Vec<u8>>>,
+    /// Fills `said`.
+    reader: Option<thread::JoinHandle<()>>,
 }
 
 /// How a program ended.
@@ -100,15 +102,21 @@ impl Running {
             .expect("the program starts");
         let stdout = child.stdout.take().map(BufReader::new);
         let mut pipe = child.stderr.take().expect("stderr is a pipe");
-        let stderr = thread::spawn(move || {
-            let mut text = Vec::new();
-            let _ = pipe.read_to_end(&mut text);
-            String::from_utf8_lossy(&text).into_owned()
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let reader = thread::spawn({
+            let said = Arc::clone(&said);
+            let mut some = [0; 4096];
+            move || {
+                while let Ok(n @ 1..) = pipe.read(&mut some) {
+                    said.lock().unwrap().extend_from_slice(&some[..n]);
+                }
+            }
         });
         Running {
             child,
             stdout,
-            stderr: Some(stderr),
+            said,
+            reader: Some(reader),
         }
     }
 
@@ -141,13 +149,23 @@ impl Running {
         kill_process(pid, signal).expect("it runs");
     }
 
+    /// What it has said on standard error until now.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&self.said.lock().unwrap()).into_owned()
+    }
+
+    /// Waits until it has said this on standard error.
+    pub fn wait_until_said(&self, text: &str) {
+        wait_for(text, || self.said().contains(text).then_some(()));
+    }
+
     /// Waits for its end.
     pub fn end(&mut self) -> Ended {
         let status = wait_for("the program's end", || {
             self.child.try_wait().expect("it is our child")
         });
-        let stderr = self.stderr.take().map(|thread| thread.join());
-        let stderr = stderr.and_then(Result::ok).unwrap_or_default();
+        let _ = self.reader.take().map(|thread| thread.join());
+        let stderr = self.said();
         Ended { status, stderr }
     }
 }
@@ -156,10 +174,9 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if let (Some(stderr), true) = (self.stderr.take(), thread::panicking())
-            && let Ok(text) = stderr.join()
-        {
-            eprintln!("the program said: {text}");
+        if let (Some(reader), true) = (self.reader.take(), thread::panicking()) {
+            let _ = reader.join();
+            eprintln!("the program said: {}", self.said());
         }
     }
 }
