@@ -26,6 +26,7 @@ on_both_backends! {
     pipes_at_both_ends,
     cancelled_midway,
     cancelled_while_there_is_nothing,
+    cancelled_when_all_has_been_moved,
     targets_that_are_gone,
     sources_that_are_reset,
     no_pipes,
@@ -397,6 +398,34 @@ fn cancelled_midway(builder: Builder) {
     assert_eq!(moved + more as usize, bytes.len());
     drop(to);
     assert!(join(&proactor, reader) == bytes);
+}
+
+fn cancelled_when_all_has_been_moved(builder: Builder) {
+    const LEN: usize = 10_000;
+    let proactor = builder.build().unwrap();
+    let bytes = pattern(LEN);
+    let (socket, mut peer) = connected(Wire::Unix);
+    peer.write_all(&bytes).unwrap();
+    let mut file = unnamed();
+    let to = Fd::new(file.try_clone().unwrap());
+    let started = start(
+        &proactor,
+        Op::Forward(forward(&socket, &to, Some(0), LEN as u64)),
+    );
+    // A worker writes it, while nobody looks; on the ring, from when the kernel is entered.
+    proactor.run_once(Some(std::time::Duration::ZERO)).unwrap();
+    let end = std::time::Instant::now() + BOUND;
+    while file.metadata().unwrap().len() < LEN as u64 {
+        assert!(std::time::Instant::now() < end, "it is never written");
+        std::thread::yield_now();
+    }
+    proactor.cancel(started.token);
+    complete(common::end(&proactor, &started), LEN as u64);
+    let mut written = Vec::new();
+    file.seek(SeekFrom::Start(0)).unwrap();
+    file.read_to_end(&mut written).unwrap();
+    assert_eq!(written, bytes);
+    no_pipe_is_leased(&proactor);
 }
 
 fn cancelled_while_there_is_nothing(builder: Builder) {

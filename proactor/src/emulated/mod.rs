@@ -19,6 +19,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::backend::{Backend, Context};
 use crate::fd::Fd;
+use crate::job::End;
 use crate::net;
 use crate::op::{Completion, Interest, Op, Output, Token};
 use crate::port::Done;
@@ -277,10 +278,13 @@ impl Backend for Emulated {
             return;
         };
         let home = flight.home;
+        // All that was to be moved was, before the cancel could be heard.
+        let whole = transfer.is_complete();
+        let output = whole.then(|| transfer.output(End::Complete));
         flight.body = Body::Transfer(transfer);
         flight.wait = Wait::Home;
         let over = if flight.cancelled {
-            self.end(cx, token, Err(cancelled()), 0);
+            self.end(cx, token, output.ok_or_else(cancelled), 0);
             true
         } else {
             self.step(cx, token, false)
