@@ -49,7 +49,9 @@ pub struct Builder {
     choice: BackendChoice,
     pub(crate) entries: u32,
     pub(crate) workers: usize,
-    pipes: PipeLimits,
+    /// What was asked for.
+    pipes: Option<usize>,
+    pipe_size: usize,
     recv_buffers: u16,
     recv_buffer_size: usize,
     drain: Duration,
@@ -78,10 +80,8 @@ impl Builder {
             choice: BackendChoice::Auto,
             entries: 512,
             workers: 16,
-            pipes: PipeLimits {
-                count: 96,
-                size: 1 << 20,
-            },
+            pipes: None,
+            pipe_size: 1 << 20,
             recv_buffers: 128,
             recv_buffer_size: 16 << 10,
             drain: Duration::from_secs(2),
@@ -108,16 +108,18 @@ impl Builder {
         self
     }
 
-    /// The most pipes leased at a time, for transfers. Default: 96.
+    /// The most pipes leased at a time, for transfers. Default: 96, or as many as take a quarter of
+    /// the descriptors that the process may have (RLIMIT_NOFILE, its soft limit, when this is built)
+    /// if that is fewer; each takes two.
     pub fn pipes(mut self, count: usize) -> Builder {
-        self.pipes.count = count;
+        self.pipes = Some(count);
         self
     }
 
     /// The size of a pipe in bytes (`F_SETPIPE_SZ`), a quarter of it for files that are not cached;
     /// where that is refused, smaller ones are used. Default: 1 MiB.
     pub fn pipe_size(mut self, bytes: usize) -> Builder {
-        self.pipes.size = bytes.clamp(4096, 1 << 30);
+        self.pipe_size = bytes.clamp(4096, 1 << 30);
         self
     }
 
@@ -143,8 +145,13 @@ impl Builder {
     /// no backend.
     pub fn build(self) -> io::Result<Proactor> {
         let port = Port::new()?;
+        let limits = Limits::read();
+        let pipes = PipeLimits {
+            count: self.pipes.unwrap_or(default_pipes(limits.open_files)),
+            size: self.pipe_size,
+        };
         let mut cx = Context {
-            pipes: PipePool::new(self.pipes),
+            pipes: PipePool::new(pipes),
             bufs: BufGroup::new(self.recv_buffers, self.recv_buffer_size, port.clone()),
             workers: Workers::new(port.clone(), self.workers),
             port,
@@ -153,7 +160,6 @@ impl Builder {
             direct_left: DIRECT_TURN,
         };
         let (choice, asked) = self.effective_choice()?;
-        let limits = Limits::read();
         let mut probe = Probe {
             kernel: kernel_release(),
             backend: BackendKind::Emulated,
@@ -212,5 +218,32 @@ impl Builder {
             io::Error::new(io::ErrorKind::InvalidInput, format!("{name}: {e}"))
         })?;
         Ok((choice, format!("asked for by {}", Self::ENVIRONMENT)))
+    }
+}
+
+/// How many pipes there may be unless somebody says so, where the process may have so many
+/// descriptors.
+fn default_pipes(open_files: Option<u64>) -> usize {
+    const MOST: u64 = 96;
+    // Two descriptors each; all of them together a quarter of what there is.
+    open_files.map_or(MOST, |limit| (limit / 8).min(MOST)) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pipes_take_a_share_of_the_descriptors() {
+        for (open_files, pipes) in [
+            (None, 96),
+            (Some(1 << 20), 96),
+            (Some(1024), 96),
+            (Some(256), 32),
+            (Some(64), 8),
+            (Some(0), 0),
+        ] {
+            assert_eq!(default_pipes(open_files), pipes, "{open_files:?}");
+        }
     }
 }

@@ -40,6 +40,8 @@ fn exhaust() -> Vec<std::fs::File> {
 fn descriptors_run_out() {
     set_limit(200);
     for builder in [emulated(), ring()] {
+        // Two descriptors each, a quarter of all.
+        assert_eq!(builder.clone().build().unwrap().stats().pipes_limit, 25);
         accepts_end_and_may_be_tried_again(builder.clone());
         transfers_go_without_pipe(builder.clone());
         no_proactor_is_had(&builder);
