@@ -32,6 +32,16 @@ fn all_is_well(proactor: &Proactor, file: &Fd) {
     }
 }
 
+/// More than there ever are at a time.
+const DESCRIPTORS: u64 = 4096;
+
+/// The numbers of all descriptors that are pipes'.
+fn pipes() -> Vec<i32> {
+    (0..2 * DESCRIPTORS as i32)
+        .filter(|fd| kernel::pipe_size(fd, None).is_some())
+        .collect()
+}
+
 /// A pipe that holds bytes, as a source.
 fn full_pipe(len: usize) -> Source {
     let (reading, mut writing) = io::pipe().unwrap();
@@ -254,5 +264,56 @@ in_processes_of_their_own! {
         }
         drop(taken);
         all_is_well(&proactor, &file);
+    }
+
+    fn pipes_are_as_large_as_a_user_may_have_them(backend: BackendChoice) {
+        if !kernel::is_root("a user whose pipes are bounded") {
+            return;
+        }
+        let read = |name: &str| {
+            let text = std::fs::read_to_string(format!("/proc/sys/fs/{name}")).unwrap();
+            text.trim().parse::<usize>().unwrap()
+        };
+        // To a user without privileges, of one pipe and of all of them.
+        let (largest, quota) = (read("pipe-max-size"), read("pipe-user-pages-soft") * 4096);
+        if largest > 16 << 20 || quota == 0 || quota > 256 << 20 {
+            return not_run("pipes are bounded too little here");
+        }
+        let file = Fd::from(file(LEN));
+        kernel::raise_descriptor_limit(DESCRIPTORS);
+        kernel::become_nobody();
+        // Sends inline, and says how large the pipe was, one that is not among these.
+        let largest_used = |proactor: &Proactor, others: &[i32]| {
+            let route = RouteChoice::Force(Route::Inline);
+            let (outcome, body) = sandwich(proactor, tcp(), file.clone(), route);
+            outcome.succeed(proactor, LEN);
+            assert_eq!(outcome.routes(), [Route::Inline]);
+            assert_same(&body, &contents(0, LEN as usize));
+            let mut new = pipes();
+            new.retain(|fd| !others.contains(fd));
+            let sizes = new.iter().filter_map(|fd| kernel::pipe_size(fd, None));
+            sizes.max().unwrap() as usize
+        };
+        let others = pipes();
+        let proactor = build(builder(backend).pipe_size(4 * largest));
+        assert_eq!(largest_used(&proactor, &others), largest);
+        drop(proactor);
+
+        let mut taken = Vec::new();
+        loop {
+            let (reading, writing) = io::pipe().unwrap();
+            let grown = kernel::pipe_size(&writing, Some(largest as i32));
+            taken.push((reading, writing));
+            if grown.is_none() {
+                break;
+            }
+        }
+        let others = pipes();
+        let proactor = build(builder(backend).pipe_size(largest));
+        assert!(largest_used(&proactor, &others) < largest);
+        // The same one grows when there is room.
+        drop(taken);
+        assert_eq!(largest_used(&proactor, &others), largest);
+        assert_eq!(proactor.stats().pipes_idle, 1);
     }
 }
