@@ -370,6 +370,23 @@ on_both_backends! {
         }
     }
 
+    fn leaves_no_timer(proactor: Proactor) {
+        // The longest time there is is none.
+        for idle in [Duration::from_secs(3600), Duration::MAX] {
+            let ((a, client), (b, server)) = (tcp(), tcp());
+            let joined = join_them(&proactor, a, b, RelayOptions::new().idle(idle));
+            let client = exchange(client, contents(0, 1000));
+            let server = exchange(server, contents(1, 1000));
+            join(&proactor, client);
+            join(&proactor, server);
+            assert!(joined.wait(&proactor).is_success());
+            drop(joined);
+            run_until(&proactor, "the end of all operations", || {
+                proactor.stats().in_flight == 0
+            });
+        }
+    }
+
     fn unix_sockets(proactor: Proactor) {
         for route in WAYS {
             let (a, mut client) = std::os::unix::net::UnixStream::pair().unwrap();

@@ -3,15 +3,21 @@
 
 mod support;
 
+use std::cell::{Cell, RefCell};
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use rustix::process::Signal;
+use spliceport::proactor::net::{self, ListenOptions};
+use spliceport::proactor::{Address, BackendChoice, Fd, Proactor};
+use spliceport::streamer::{self, ReceiverOptions, SenderOptions};
 use support::*;
 use tempfile::TempDir;
 
@@ -28,6 +34,7 @@ on_both_backends! {
     passes_on_what_the_receiver_says,
     fails_when_the_file_shrinks,
     stops_sending_on_a_signal,
+    takes_nothing_behind_the_file,
     leaves_no_timer,
 }
 
@@ -462,33 +469,69 @@ fn says_what_is_wrong() {
     assert_eq!(entries, 2, "nothing was left behind");
 }
 
-fn leaves_no_timer(backend: &str) {
-    use spliceport::proactor::net::{self, ListenOptions};
-    use spliceport::proactor::{Address, BackendChoice, Fd, Proactor};
-    use spliceport::streamer::{ReceiverOptions, SenderOptions, receive, send};
-    use std::cell::Cell;
-    use std::rc::Rc;
-    use std::time::Duration;
-
+/// A proactor of this process's own.
+fn proactor(backend: &str) -> Proactor {
     let backend = match backend {
         "ring" => BackendChoice::Ring,
         "emulated" => BackendChoice::Emulated,
         _ => BackendChoice::Auto,
     };
+    Proactor::builder().backend(backend).build().unwrap()
+}
+
+/// A socket that listens, and where.
+fn listening() -> (Fd, Address) {
+    let any = Address::from("127.0.0.1:0".parse::<SocketAddr>().unwrap());
+    let socket = net::listen(&any, &ListenOptions::default()).unwrap();
+    let address = net::local_address(&socket).unwrap();
+    (socket, address)
+}
+
+/// All that the sender sends is there before the receiver looks: what follows the file comes along
+/// with its last bytes, in another buffer than the first line.
+fn takes_nothing_behind_the_file(backend: &str) {
+    const LEN: usize = 40_000;
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("target");
+    let proactor = proactor(backend);
+    let (socket, address) = listening();
+    let mut stream = TcpStream::connect(address.as_inet().unwrap()).unwrap();
+    let mut bytes = format!("SPLICEPORT/1 {LEN}\n").into_bytes();
+    bytes.extend(pattern(LEN));
+    bytes.push(b'x');
+    stream.write_all(&bytes).unwrap();
+    let ended = Rc::new(RefCell::new(None));
+    let done = Rc::clone(&ended);
+    let options = ReceiverOptions::default();
+    let _receiving = streamer::receive(&proactor, socket, &target, options, move |result| {
+        done.borrow_mut().replace(result);
+    })
+    .unwrap();
+    // The receiver waits for us to have read what it says.
+    let peer = thread::spawn(move || answer(&mut stream));
+    let result = wait_for("the end of the transfer", || {
+        let _ = proactor.run_once(Some(Duration::from_millis(5)));
+        ended.borrow_mut().take()
+    });
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
+    assert!(peer.join().unwrap().starts_with("ERROR "));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+fn leaves_no_timer(backend: &str) {
     let dir = tempfile::tempdir().unwrap();
     let (source, target) = (dir.path().join("source"), dir.path().join("target"));
     fs::write(&source, pattern(1000)).unwrap();
     // The longest time there is is none.
     for timeout in [Duration::from_secs(3600), Duration::MAX] {
-        let proactor = Proactor::builder().backend(backend).build().unwrap();
-        let any = Address::from("127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap());
-        let socket = net::listen(&any, &ListenOptions::default()).unwrap();
-        let address = net::local_address(&socket).unwrap();
+        let proactor = proactor(backend);
+        let (socket, address) = listening();
         let left = Rc::new(Cell::new(2));
         let done = Rc::clone(&left);
         let mut options = ReceiverOptions::default();
         options.timeout = Some(timeout);
-        let _receiving = receive(&proactor, socket, &target, options, move |result| {
+        let _receiving = streamer::receive(&proactor, socket, &target, options, move |result| {
             assert_eq!(result.unwrap().bytes, 1000);
             done.set(done.get() - 1);
         })
@@ -497,7 +540,7 @@ fn leaves_no_timer(backend: &str) {
         let mut options = SenderOptions::default();
         options.timeout = Some(timeout);
         let file = Fd::from(fs::File::open(&source).unwrap());
-        send(&proactor, file, &address, options, move |result| {
+        streamer::send(&proactor, file, &address, options, move |result| {
             assert_eq!(result.unwrap().bytes, 1000);
             done.set(done.get() - 1);
         })

@@ -11,6 +11,9 @@ mod sim;
 use std::time::{Duration, Instant};
 
 use sim::Kind;
+use sim::program::{Action, From, Program, SendPlan};
+use spliceport::RouteChoice;
+use spliceport::proactor::sim::{Conditions, Rng};
 
 fn number(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
@@ -97,6 +100,45 @@ fn seeds_hold_of_relays() {
 #[test]
 fn seeds_hold_of_arrivals() {
     seeds_hold(Kind::Arrivals, 500);
+}
+
+/// What was told to be held back for a send that is then cancelled, before the kernel has looked at
+/// it, is pushed out: whether the kernel is early or late.
+#[test]
+fn nothing_is_held_back_for_what_was_cancelled() {
+    let _alone = alone();
+    let send = |from, size: usize, rate| {
+        Action::Send(SendPlan {
+            from,
+            size,
+            start: 0,
+            len: Some(size as u64),
+            route: RouteChoice::Auto,
+            native_only: false,
+            keep_connection: true,
+            timeout: None,
+            rate,
+            progress: false,
+            weight: None,
+            then: Vec::new(),
+        })
+    };
+    for seed in 0..400 {
+        let mut program = Program::socket(&mut Rng::new(seed));
+        program.send_buffer = None;
+        program.actions = vec![
+            // What is paced leaves by itself.
+            send(From::File, 1, Some(40_000)),
+            send(From::BufReader, 9, None),
+            Action::Turns(seed as u32 / 2 % 8),
+            Action::Cancel(1),
+            Action::Settle,
+        ];
+        let mut conditions = Conditions::fair();
+        conditions.late = 600;
+        let result = sim::run_program(&program, seed, conditions, false);
+        assert!(result.problems.is_empty(), "{seed}: {:?}", result.problems);
+    }
 }
 
 #[test]

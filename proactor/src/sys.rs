@@ -463,17 +463,18 @@ pub(crate) fn splice(
 /// fsync(2), or fdatasync(2).
 pub(crate) fn sync(fd: BorrowedFd<'_>, data_only: bool) -> io::Result<()> {
     sim::before_sync()?;
-    let fd = fd.as_raw_fd();
+    let raw = fd.as_raw_fd();
     retry(|| {
         check(if data_only {
             // SAFETY: takes an integer and touches no memory.
-            unsafe { libc::fdatasync(fd) }
+            unsafe { libc::fdatasync(raw) }
         } else {
             // SAFETY: as above.
-            unsafe { libc::fsync(fd) }
+            unsafe { libc::fsync(raw) }
         })
-    })
-    .map(drop)
+    })?;
+    sim::after_sync(fd);
+    Ok(())
 }
 
 /// sendfile(2).

@@ -9,7 +9,6 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::rc::Rc;
 use std::time::Duration;
 
-use spliceport::proactor::Proactor;
 use spliceport::proactor::net::{Address, ListenOptions};
 use spliceport::proactor::sim::{Faults, Rng, Simulation};
 use spliceport::{ConnectHandle, Listener, Transport, connect};
@@ -18,6 +17,7 @@ use super::log::{Log, User};
 use super::model;
 use super::peer::Peer;
 use super::program::{Action, Program};
+use super::several::{Several, Stage};
 use super::side::Side;
 
 /// One thing that is done.
@@ -132,30 +132,38 @@ struct Making {
 type Waiting = Rc<RefCell<VecDeque<(Rc<Cell<Fate>>, Rc<Log>, bool)>>>;
 
 struct Run<'a> {
-    simulation: &'a Simulation,
-    proactor: Proactor,
+    stage: Stage<'a>,
     listener: Option<(Listener, SocketAddr, Waiting)>,
     arrivals: Vec<Arrival>,
     names: usize,
-    rng: Rng,
-    problems: Vec<String>,
+}
+
+impl<'a> Several<'a> for Run<'a> {
+    fn stage(&mut self) -> &mut Stage<'a> {
+        &mut self.stage
+    }
+
+    fn sides(&self) -> impl Iterator<Item = &Side> {
+        self.arrivals.iter().map(|arrival| &arrival.side)
+    }
 }
 
 /// Runs the program of a seed; says all that is wrong with what came.
 pub fn simulate(program: &ArrivalsProgram, simulation: &Simulation, seed: u64) -> Vec<String> {
     let mut run = Run {
-        simulation,
-        proactor: super::build(&program.built, super::backend(seed)),
+        stage: Stage::new(
+            simulation,
+            super::build(&program.built, super::backend(seed)),
+            seed,
+        ),
         listener: None,
         arrivals: Vec::new(),
         names: 0,
-        rng: Rng::new(seed ^ 0xd1ce),
-        problems: Vec::new(),
     };
     run.listen(program);
     for step in &program.steps {
         run.perform(program, step);
-        if run.rng.chance(700) {
+        if run.stage.rng.chance(700) {
             run.turns(1);
         }
     }
@@ -165,7 +173,7 @@ pub fn simulate(program: &ArrivalsProgram, simulation: &Simulation, seed: u64) -
 
 impl Run<'_> {
     fn perform(&mut self, program: &ArrivalsProgram, step: &Step) {
-        self.simulation.note("action", 0, 0);
+        self.stage.simulation.note("action", 0, 0);
         match step {
             Step::Listen if self.listener.is_none() => self.listen(program),
             Step::Listen => {}
@@ -215,7 +223,7 @@ impl Run<'_> {
         let queue = Rc::clone(&waiting);
         let options = Side::options(&program.built);
         let listener = Listener::bind(
-            &self.proactor,
+            &self.stage.proactor,
             &Address::Unix(Box::new(name.clone())),
             &ListenOptions::default(),
             options,
@@ -292,7 +300,7 @@ impl Run<'_> {
         let log = Rc::clone(&side.log);
         log.in_call.set(true);
         let handle = connect(
-            &self.proactor,
+            &self.stage.proactor,
             &Address::Unix(Box::new(name)),
             Side::options(&plan.program),
             Box::new(User(Rc::clone(&log))),
@@ -322,7 +330,7 @@ impl Run<'_> {
             let Some(listener) = &making.listener else {
                 continue;
             };
-            if !all && self.rng.chance(500) {
+            if !all && self.stage.rng.chance(500) {
                 continue;
             }
             if making.whom == Whom::GoesAway {
@@ -341,53 +349,9 @@ impl Run<'_> {
         for _ in 0..n {
             self.peers_take(false);
             for arrival in &mut self.arrivals {
-                arrival.side.feels_like_reading(&mut self.rng);
+                arrival.side.feels_like_reading(&mut self.stage.rng);
             }
             self.turn(Duration::ZERO);
-        }
-    }
-
-    fn turn(&mut self, timeout: Duration) {
-        if self.rng.chance(500) {
-            for arrival in &self.arrivals {
-                arrival.side.log.drain_sinks();
-            }
-        }
-        if let Err(e) = self.proactor.run_once(Some(timeout)) {
-            self.problems.push(format!("the loop: {e}"));
-        }
-    }
-
-    /// Runs turns until none brings anything; with `sleep`, until time brings nothing either.
-    fn quieten(&mut self, sleep: bool, mut each: impl FnMut(&mut Self)) {
-        let (mut idle, mut turns) = (0, 0);
-        while idle < 40 {
-            turns += 1;
-            if turns > 200_000 {
-                return self.problems.push("it never comes to rest".to_owned());
-            }
-            let progress = |run: &Self| {
-                let sides = run.arrivals.iter().map(|arrival| &arrival.side);
-                let seen: u64 = sides
-                    .map(|side| side.log.calls.get() + side.arrived.len() as u64)
-                    .sum();
-                (
-                    seen,
-                    run.proactor.stats().completed,
-                    run.simulation.events(),
-                )
-            };
-            let before = progress(self);
-            each(self);
-            self.turn(match sleep && idle > 8 {
-                true => Duration::from_secs(60),
-                false => Duration::ZERO,
-            });
-            idle = if progress(self) == before {
-                idle + 1
-            } else {
-                0
-            };
         }
     }
 
@@ -396,18 +360,22 @@ impl Run<'_> {
         self.quieten(true, |run| {
             run.peers_take(true);
             for arrival in &mut run.arrivals {
-                arrival.side.feels_like_reading(&mut run.rng);
+                arrival.side.feels_like_reading(&mut run.stage.rng);
             }
         });
         if let Some((_, _, waiting)) = &self.listener
             && !waiting.borrow().is_empty()
         {
             let count = waiting.borrow().len();
-            self.problems.push(format!("{count} wait to be accepted"));
+            self.stage
+                .problems
+                .push(format!("{count} wait to be accepted"));
         }
         for arrival in &self.arrivals {
             if arrival.fate.get() == Fate::Waits && arrival.making.is_some() {
-                self.problems.push("a connect does not end".to_owned());
+                self.stage
+                    .problems
+                    .push("a connect does not end".to_owned());
             }
             if arrival.fate.get() == Fate::Taken {
                 arrival.side.check_at_rest();
@@ -416,10 +384,10 @@ impl Run<'_> {
     }
 
     fn wind_up(&mut self) {
-        if self.rng.chance(500) {
-            self.simulation.calm();
+        if self.stage.rng.chance(500) {
+            self.stage.simulation.calm();
         }
-        if self.rng.chance(300) {
+        if self.stage.rng.chance(300) {
             self.settle();
         }
         self.close_listener();
@@ -439,20 +407,28 @@ impl Run<'_> {
             Fate::Waits => false,
             Fate::Refused | Fate::Over => true,
         };
-        let stats = self.proactor.stats();
+        let stats = self.stage.proactor.stats();
         if self.arrivals.iter().all(over) && (stats.in_flight > 0 || stats.pipes_leased > 0) {
-            self.problems.push(format!("left over: {stats:?}"));
+            self.stage.problems.push(format!("left over: {stats:?}"));
         }
     }
 
     /// Lets go of everything, and says what is wrong.
     fn check(self, faults: Faults) -> Vec<String> {
         let Run {
-            proactor,
+            stage,
             mut arrivals,
-            mut problems,
             ..
         } = self;
+        let Stage {
+            simulation,
+            proactor,
+            mut problems,
+            ..
+        } = stage;
+        if simulation.misuses() > 0 {
+            problems.push("a connection was used before it was made".to_owned());
+        }
         for Arrival { side, making, .. } in &mut arrivals {
             *side.log.transport.borrow_mut() = None;
             side.socket = None;

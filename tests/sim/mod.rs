@@ -12,6 +12,7 @@ pub mod program;
 pub mod receives;
 pub mod relays;
 pub mod run;
+pub mod several;
 pub mod side;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -64,19 +65,17 @@ impl Kind {
         match self {
             Kind::Connection => {
                 let program = Program::from_seed(seed);
-                in_world(seed, record, |simulation| {
-                    simulate(&program, simulation, seed)
-                })
+                run_program(&program, seed, Conditions::from_seed(seed), record)
             }
             Kind::Relay => {
                 let program = JoinedProgram::from_seed(seed);
-                in_world(seed, record, |simulation| {
+                in_world(seed, Conditions::from_seed(seed), record, |simulation| {
                     relays::simulate(&program, simulation, seed)
                 })
             }
             Kind::Arrivals => {
                 let program = ArrivalsProgram::from_seed(seed);
-                in_world(seed, record, |simulation| {
+                in_world(seed, Conditions::from_seed(seed), record, |simulation| {
                     arrivals::simulate(&program, simulation, seed)
                 })
             }
@@ -84,9 +83,21 @@ impl Kind {
     }
 }
 
-fn in_world(seed: u64, record: bool, run: impl Fn(&Simulation) -> Vec<String>) -> Result {
+/// Runs a program of one connection in a world of that seed, under these conditions.
+pub fn run_program(program: &Program, seed: u64, conditions: Conditions, record: bool) -> Result {
+    in_world(seed, conditions, record, |simulation| {
+        simulate(program, simulation, seed)
+    })
+}
+
+fn in_world(
+    seed: u64,
+    conditions: Conditions,
+    record: bool,
+    run: impl Fn(&Simulation) -> Vec<String>,
+) -> Result {
     let before = open_descriptors();
-    let simulation = Simulation::new(seed, Conditions::from_seed(seed));
+    let simulation = Simulation::new(seed, conditions);
     if record {
         simulation.record();
     }

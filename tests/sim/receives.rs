@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use spliceport::proactor::Fd;
-use spliceport::proactor::sim::{Faults, Rng};
+use spliceport::proactor::sim::{Faults, Rng, is_synced};
 use spliceport::{
     End, FileSync, ReceiveHandle, ReceiveOptions, ReceiveOutcome, Route, RouteChoice, Routes, Sink,
     Transport,
@@ -332,6 +332,12 @@ impl Log {
                     "receive {number}: {what}: {outcome:?} of {:?}",
                     receive.plan
                 )),
+            }
+            if let (FileSync::Data | FileSync::All, true, Outside::File(file)) =
+                (receive.plan.sync, outcome.is_success(), &receive.outside)
+                && is_synced(file) == Some(false)
+            {
+                self.problem(format!("receive {number}: its file is not on the disk"));
             }
             receive.ended = Some(Ended {
                 received: outcome.received,

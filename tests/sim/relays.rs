@@ -4,9 +4,8 @@
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use spliceport::proactor::Proactor;
 use spliceport::proactor::sim::{Faults, Rng, Simulation};
 use spliceport::{End, RelayHandle, RelayOptions, Route, RouteChoice, Routes, relay};
 
@@ -14,6 +13,7 @@ use super::log::Entry;
 use super::model;
 use super::program::{self, Action, Appetite, Program};
 use super::receives::Receiving;
+use super::several::{Several, Stage};
 use super::side::{PEER, Relayed, Side};
 
 /// One thing that is done.
@@ -45,6 +45,9 @@ impl JoinedProgram {
         let ends = [Program::socket(rng), Program::socket(rng)];
         let violent = rng.chance(300);
         let receives = rng.chance(300);
+        let idle = rng
+            .chance(200)
+            .then(|| Duration::from_micros(1 << rng.below(25)));
         let mut steps: Vec<Step> = (0..rng.between(0, 10))
             .map(|_| step(rng, violent, receives))
             .collect();
@@ -59,15 +62,17 @@ impl JoinedProgram {
                 60..63 => Step::On(rng.index(2), Action::PeerShuts),
                 63 if violent => Step::CancelRelay,
                 64 if violent => Step::On(rng.index(2), Action::PeerCloses),
+                // Shorter than it may be idle.
+                65..80 if idle.is_some() => Step::Loop(Action::Sleep(
+                    idle.unwrap_or_default() * rng.between(1, 3) as u32 / 4,
+                )),
                 _ => step(rng, violent, receives),
             };
             steps.push(step);
         }
         JoinedProgram {
             ends,
-            idle: rng
-                .chance(200)
-                .then(|| Duration::from_micros(1 << rng.below(25))),
+            idle,
             route: *rng.pick(&[
                 RouteChoice::Auto,
                 RouteChoice::Auto,
@@ -94,6 +99,7 @@ fn step(rng: &mut Rng, violent: bool, receives: bool) -> Step {
 struct Told {
     flows: [Flowed; 2],
     after: Duration,
+    at: Instant,
 }
 
 struct Flowed {
@@ -108,18 +114,50 @@ struct Joint {
     handle: RelayHandle,
     told: Rc<RefCell<Option<Told>>>,
     cancelled: bool,
+    /// How much had gone over it, and since when that is so.
+    bytes: (u64, u64),
+    last: Instant,
+    /// The longest time in which nothing went.
+    idle: Duration,
     /// One of the two could not be joined from the start.
     late: bool,
 }
 
+impl Joint {
+    /// Looks at how much has gone over it.
+    fn look(&mut self) {
+        let Some(bytes) = self.handle.bytes() else {
+            return;
+        };
+        let now = spliceport::proactor::now();
+        self.idle = self.idle.max(now - self.last);
+        if bytes != self.bytes {
+            (self.bytes, self.last) = (bytes, now);
+        }
+    }
+}
+
 /// A run under way.
 struct Run<'a> {
-    simulation: &'a Simulation,
-    proactor: Proactor,
+    stage: Stage<'a>,
     sides: [Side; 2],
     joint: Option<Joint>,
-    rng: Rng,
-    problems: Vec<String>,
+}
+
+impl<'a> Several<'a> for Run<'a> {
+    fn stage(&mut self) -> &mut Stage<'a> {
+        &mut self.stage
+    }
+
+    fn sides(&self) -> impl Iterator<Item = &Side> {
+        self.sides.iter()
+    }
+
+    fn turned(&mut self) {
+        if let Some(joint) = &mut self.joint {
+            joint.look();
+        }
+    }
 }
 
 /// Runs the program of a seed; says all that is wrong with what came.
@@ -134,16 +172,13 @@ pub fn simulate(program: &JoinedProgram, simulation: &Simulation, seed: u64) -> 
     // Contents are told apart by their tags.
     sides[1].log.tags.set(1 << 20);
     let mut run = Run {
-        simulation,
-        proactor,
+        stage: Stage::new(simulation, proactor, seed),
         sides,
         joint: None,
-        rng: Rng::new(seed ^ 0xd1ce),
-        problems: Vec::new(),
     };
     for step in &program.steps {
         run.perform(program, step);
-        if run.rng.chance(700) {
+        if run.stage.rng.chance(700) {
             run.turns(1);
         }
     }
@@ -153,7 +188,7 @@ pub fn simulate(program: &JoinedProgram, simulation: &Simulation, seed: u64) -> 
 
 impl Run<'_> {
     fn perform(&mut self, program: &JoinedProgram, step: &Step) {
-        self.simulation.note("action", 0, 0);
+        self.stage.simulation.note("action", 0, 0);
         match step {
             Step::On(side, action) => {
                 self.sides[*side].perform(action);
@@ -196,8 +231,13 @@ impl Run<'_> {
                 error: flow.error.map(|e| e.kind()),
                 routes: flow.routes,
             });
-            let after = spliceport::proactor::now() - since;
-            if cell.borrow_mut().replace(Told { flows, after }).is_some() {
+            let at = spliceport::proactor::now();
+            let after = at - since;
+            if cell
+                .borrow_mut()
+                .replace(Told { flows, after, at })
+                .is_some()
+            {
                 log.problem("a relay was told of twice");
             }
         };
@@ -214,6 +254,9 @@ impl Run<'_> {
             handle,
             told,
             cancelled: false,
+            bytes: (0, 0),
+            last: since,
+            idle: Duration::ZERO,
             late,
         });
     }
@@ -225,49 +268,9 @@ impl Run<'_> {
     fn turns(&mut self, n: u32) {
         for _ in 0..n {
             for side in &mut self.sides {
-                side.feels_like_reading(&mut self.rng);
+                side.feels_like_reading(&mut self.stage.rng);
             }
             self.turn(Duration::ZERO);
-        }
-    }
-
-    fn turn(&mut self, timeout: Duration) {
-        if self.rng.chance(500) {
-            for side in &self.sides {
-                side.log.drain_sinks();
-            }
-        }
-        if let Err(e) = self.proactor.run_once(Some(timeout)) {
-            self.problems.push(format!("the loop: {e}"));
-        }
-    }
-
-    /// Runs turns until none brings anything; with `sleep`, until time brings nothing either.
-    fn quieten(&mut self, sleep: bool, mut each: impl FnMut(&mut Self)) {
-        let (mut idle, mut turns) = (0, 0);
-        while idle < 40 {
-            turns += 1;
-            if turns > 200_000 {
-                return self.problems.push("it never comes to rest".to_owned());
-            }
-            let progress = |run: &Self| {
-                let arrived = run.sides.iter().map(|side| side.arrived.len()).sum();
-                let calls: u64 = run.sides.iter().map(|side| side.log.calls.get()).sum();
-                let stats = run.proactor.stats();
-                let done: (usize, u64, u64) = (arrived, calls, stats.completed);
-                (done, run.simulation.events())
-            };
-            let before = progress(self);
-            each(self);
-            self.turn(match sleep && idle > 8 {
-                true => Duration::from_secs(60),
-                false => Duration::ZERO,
-            });
-            idle = if progress(self) == before {
-                idle + 1
-            } else {
-                0
-            };
         }
     }
 
@@ -289,11 +292,12 @@ impl Run<'_> {
         }
         let Some((forth, back)) = joint.handle.bytes() else {
             return self
+                .stage
                 .problems
                 .push("a relay is over, and nobody was told".to_owned());
         };
         let bytes = [forth as usize, back as usize];
-        if self.simulation.faults() != Faults::default() {
+        if self.stage.simulation.faults() != Faults::default() {
             return;
         }
         for from in [0, 1] {
@@ -312,12 +316,13 @@ impl Run<'_> {
             }
             let due = source.peer_sent - source.log.received.borrow().len();
             if bytes[from] != due {
-                self.problems.push(format!(
+                self.stage.problems.push(format!(
                     "{} of {due} bytes were relayed from {from}",
                     bytes[from]
                 ));
             } else if source.peer_shut && !target.arrived_all {
-                self.problems
+                self.stage
+                    .problems
                     .push(format!("the end from {from} was not passed on"));
             }
         }
@@ -325,8 +330,8 @@ impl Run<'_> {
 
     /// Ends all in an orderly way: each peer's stream, then what is left.
     fn wind_up(&mut self) {
-        if self.rng.chance(500) {
-            self.simulation.calm();
+        if self.stage.rng.chance(500) {
+            self.stage.simulation.calm();
         }
         for side in &mut self.sides {
             side.shuts();
@@ -343,7 +348,9 @@ impl Run<'_> {
             .as_ref()
             .map(|joint| joint.told.borrow().is_some());
         if told == Some(false) {
-            self.problems.push("the relay does not end".to_owned());
+            self.stage
+                .problems
+                .push("the relay does not end".to_owned());
         }
         for side in &self.sides {
             if told.is_some() && !side.log.lost.get() {
@@ -354,22 +361,25 @@ impl Run<'_> {
             }
         }
         self.quieten(true, both);
-        let stats = self.proactor.stats();
+        let stats = self.stage.proactor.stats();
         let lost = self.sides.iter().all(|side| side.log.lost.get());
         if lost && (stats.in_flight > 0 || stats.pipes_leased > 0) {
-            self.problems.push(format!("left over: {stats:?}"));
+            self.stage.problems.push(format!("left over: {stats:?}"));
         }
     }
 
     /// Lets go of everything, and says what is wrong.
     fn check(self, program: &JoinedProgram, faults: Faults) -> Vec<String> {
         let Run {
-            proactor,
+            stage,
             mut sides,
             joint,
+        } = self;
+        let Stage {
+            proactor,
             mut problems,
             ..
-        } = self;
+        } = stage;
         for side in &mut sides {
             *side.log.transport.borrow_mut() = None;
             side.socket = None;
@@ -458,7 +468,10 @@ fn fits(
         End::EndOfFile => closed || broken || source.peer_shut && flow.bytes as usize == all,
         End::PeerGone => broken,
         End::Cancelled => joint.cancelled || closed || broken || other != End::EndOfFile,
-        End::TimedOut => program.idle.is_some_and(|idle| told.after >= idle),
+        End::TimedOut => {
+            let longest = joint.idle.max(told.at - joint.last);
+            program.idle.is_some_and(|idle| longest >= idle)
+        }
         End::Closing => {
             joint.late || closed || broken || sides.iter().any(|s| s.log.eof_asked.get())
         }

@@ -32,6 +32,9 @@ pub(crate) fn before_sync() -> io::Result<()> {
 }
 
 #[inline(always)]
+pub(crate) fn after_sync(_file: BorrowedFd<'_>) {}
+
+#[inline(always)]
 pub(crate) fn before_sendfile(
     _socket: BorrowedFd<'_>,
     _file: BorrowedFd<'_>,

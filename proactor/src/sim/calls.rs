@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::world::{Pending, Way, World};
 use super::{Rng, with};
-use crate::epoll::{IN, OUT};
+use crate::epoll::{ERR, HUP, IN, OUT};
 use crate::fd::{FileKind, Filesystem, Residency};
 use crate::sys;
 
@@ -26,6 +26,9 @@ impl World {
         let waits = matches!(kind, FileKind::Pipe | FileKind::Socket) && !inner;
         if !waits && !inner && kind != FileKind::Regular {
             return Ok(len);
+        }
+        if kind == FileKind::Socket {
+            self.use_socket(fd);
         }
         if waits {
             if self.is_blocked(raw, way) {
@@ -135,6 +138,11 @@ pub(crate) fn before_sync() -> io::Result<()> {
     with(|world| world.sink(0)).unwrap_or(Ok(()))
 }
 
+/// What was written to a file has been brought to the disk.
+pub(crate) fn after_sync(file: BorrowedFd<'_>) {
+    with(|world| world.set_synced(file, true));
+}
+
 /// Before a sendfile(2): how many bytes may move.
 pub(crate) fn before_sendfile(
     socket: BorrowedFd<'_>,
@@ -202,6 +210,7 @@ pub(crate) fn after_connect(socket: BorrowedFd<'_>) -> io::Result<()> {
             return Ok(());
         }
         world.block(socket.as_raw_fd(), Way::Out);
+        world.set_connecting(socket);
         world.note("connecting", 0, 0);
         Err(error(libc::EINPROGRESS))
     })
@@ -215,6 +224,7 @@ pub(crate) fn after_write(fd: BorrowedFd<'_>, written: &io::Result<usize>, more:
         with(|world| {
             world.note("written", n as i64, more.into());
             world.set_corked(fd.as_raw_fd(), more);
+            world.set_synced(fd, false);
         });
     }
 }
@@ -242,6 +252,9 @@ pub(crate) fn readiness(fd: BorrowedFd<'_>, events: i16) -> i16 {
             if world.is_blocked(fd.as_raw_fd(), way) {
                 events &= !event;
             }
+        }
+        if events & (OUT | ERR | HUP) != 0 {
+            world.set_connected(fd);
         }
         events
     })

@@ -33,6 +33,7 @@ mod world;
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 pub(crate) use calls::*;
@@ -122,6 +123,11 @@ impl Simulation {
         with(|world| world.note(what, a, b));
     }
 
+    /// How often bytes were to move over a socket of which nobody could know that it is connected.
+    pub fn misuses(&self) -> u64 {
+        with(|world| world.misuses).unwrap_or_default()
+    }
+
     /// Whether a socket holds bytes back for what was said to follow them (`MSG_MORE`).
     pub fn is_corked(&self, socket: &Fd) -> bool {
         with(|world| world.is_corked(socket)).unwrap_or_default()
@@ -133,6 +139,12 @@ impl Drop for Simulation {
         let world = WORLD.with(|world| world.borrow_mut().take());
         drop(world);
     }
+}
+
+/// Whether all that was written to a file has been brought to the disk; `None` where nothing is
+/// simulated.
+pub fn is_synced(file: impl AsFd) -> Option<bool> {
+    with(|world| world.is_synced(file.as_fd()))
 }
 
 /// The simulated time, where it is simulated.

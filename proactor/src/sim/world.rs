@@ -150,6 +150,12 @@ pub(super) struct World {
     held: BTreeSet<RawFd>,
     /// Pipes of the pool, by inode: they stand between other descriptors.
     inner: BTreeSet<u64>,
+    /// Files, by inode, of which all that was written has been brought to the disk.
+    synced: BTreeSet<u64>,
+    /// Sockets, by inode, whose connections seem to be under way.
+    connecting: BTreeSet<u64>,
+    /// Bytes that were to move over these.
+    pub(super) misuses: u64,
     /// Jobs that workers have yet to do.
     pub(super) jobs: usize,
     pub(super) digest: u64,
@@ -172,6 +178,9 @@ impl World {
             corked: BTreeSet::new(),
             held: BTreeSet::new(),
             inner: BTreeSet::new(),
+            synced: BTreeSet::new(),
+            connecting: BTreeSet::new(),
+            misuses: 0,
             jobs: 0,
             events: 0,
             digest: 0xcbf2_9ce4_8422_2325,
@@ -257,6 +266,45 @@ impl World {
 
     pub(super) fn is_inner(&self, pipe: BorrowedFd<'_>) -> bool {
         sys::stat(pipe).is_ok_and(|stat| self.inner.contains(&stat.st_ino))
+    }
+
+    /// A file was written to, or all of it brought to the disk.
+    pub(super) fn set_synced(&mut self, file: BorrowedFd<'_>, synced: bool) {
+        if let Ok(stat) = sys::stat(file) {
+            match synced {
+                true => self.synced.insert(stat.st_ino),
+                false => self.synced.remove(&stat.st_ino),
+            };
+        }
+    }
+
+    pub(super) fn is_synced(&self, file: BorrowedFd<'_>) -> bool {
+        sys::stat(file).is_ok_and(|stat| self.synced.contains(&stat.st_ino))
+    }
+
+    /// A socket's connection seems to be under way.
+    pub(super) fn set_connecting(&mut self, socket: BorrowedFd<'_>) {
+        self.connecting
+            .extend(sys::stat(socket).map(|stat| stat.st_ino));
+    }
+
+    /// A socket said what it is ready for, so that whoever asked knows of its connection.
+    pub(super) fn set_connected(&mut self, socket: BorrowedFd<'_>) {
+        if !self.connecting.is_empty()
+            && let Ok(stat) = sys::stat(socket)
+        {
+            self.connecting.remove(&stat.st_ino);
+        }
+    }
+
+    /// Bytes are to move at a socket: nobody may ask for that who was not told that it is connected.
+    pub(super) fn use_socket(&mut self, socket: BorrowedFd<'_>) {
+        if !self.connecting.is_empty()
+            && sys::stat(socket).is_ok_and(|stat| self.connecting.contains(&stat.st_ino))
+        {
+            self.misuses += 1;
+            self.note("not connected", 0, 0);
+        }
     }
 
     /// False where the socket isn't TCP's.

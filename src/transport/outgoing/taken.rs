@@ -124,6 +124,8 @@ impl Conn {
         };
         self.consume(state, counts);
         state.out.full = taken < len;
+        // It would have pushed out what the one before held back, and did not.
+        state.out.corked |= taken == 0;
         if let Err(e) = completion.result {
             self.send_failed(state, e);
         }
