@@ -304,8 +304,13 @@ impl Checker<'_> {
             0 | 1 => orders.next().unwrap_or_default(),
             _ => {
                 let all: Vec<_> = orders.collect();
-                let fits = |e: &&(Vec<u8>, usize)| e.0.starts_with(&self.report.arrived);
-                all.iter().rev().find(fits).unwrap_or(&all[0]).clone()
+                let arrived = &self.report.arrived;
+                let fits = |e: &&(Vec<u8>, usize)| e.0.starts_with(arrived);
+                // Of few bytes several orders are likely to begin with them.
+                let all_is_there = |e: &&(Vec<u8>, usize)| fits(e) && e.1 <= arrived.len();
+                let found = all.iter().rev().find(all_is_there);
+                let found = found.or_else(|| all.iter().rev().find(fits));
+                found.unwrap_or(&all[0]).clone()
             }
         };
         // What a reset overtakes on its way, a peer over TCP never sees.
