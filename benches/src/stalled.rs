@@ -70,16 +70,18 @@ pub fn run(options: &Options) -> Result<Figures<Row>, Box<dyn Error>> {
     let (counts, rounds, time) = plan(options.quick);
     let scratch = Scratch::new("stalled")?;
     scratch.file("64m.bin", 64 << 20)?;
-    let wanted = |name: &str| match options.quick {
-        true => [web::RING, web::EMULATED, web::NGINX, web::LIGHTTPD].contains(&name),
-        false => web::usual(name),
-    };
     let mut figures = Figures::default();
     for &(stalled, remote) in counts {
+        let wanted = |name: &str| match options.quick || remote {
+            true => [web::RING, web::EMULATED, web::NGINX, web::LIGHTTPD].contains(&name),
+            false => web::usual(name),
+        };
         // Fresh ones, since what a server once had it may keep.
         let (servers, missing) =
             web::start_all(&scratch.files(), &scratch.state(), options, wanted)?;
-        figures.missing = missing;
+        if !remote {
+            figures.missing = missing;
+        }
         let servers: Vec<&Server> = servers.iter().collect();
         let whose = if remote { ", with small queues" } else { "" };
         let what = format!("{stalled} stalled clients{whose}");

@@ -61,10 +61,10 @@ impl Pace {
         Pace {
             rounds: if quick { 2 } else { rounds },
             warm: match connections {
-                1 => SETTLED / 2,
+                1 => SETTLED / 4,
                 _ => SETTLED,
             },
-            time: Duration::from_millis(if quick { 120 } else { 300 }),
+            time: Duration::from_millis(if quick { 120 } else { 200 }),
         }
     }
 }

@@ -24,7 +24,8 @@ pub fn write(all: &All, plots: &[(&str, &str)]) -> String {
              rounds of this one run. CPU time is that of the server's processes with their threads \
              and io_uring's workers; *core* is the busy share of its processor, whoever used it, \
              *irq* the share that went to interrupts, *load* the share of the time in which the \
-             load had something to do (near 1 it is the load that limits).\n",
+             load had something to do (near 1 it is the load that limits). *Calls* are system calls: \
+             what is submitted to a ring is none.\n",
             all.environment.minutes
         ),
     );
