@@ -13,7 +13,7 @@ use crate::child::Server;
 use crate::load;
 use crate::measure::{self, Spread};
 use crate::rounds::{Figures, interleave};
-use crate::setup::{Options, Scratch};
+use crate::setup::{self, Options, Scratch};
 use crate::stall::Stalled;
 use crate::web;
 
@@ -45,6 +45,12 @@ pub struct Row {
     pub socket_bytes_per_stalled: f64,
 }
 
+/// Servers that have a descriptor of the file for each client, beside the client's own.
+const OPEN_EACH: [&str; 3] = [web::NGINX, web::STATIC, web::MINISERVE];
+
+/// Descriptors that a server needs for other things.
+const SPARE: u64 = 200;
+
 /// How many stalled clients, and whether with small queues.
 type Count = (usize, bool);
 
@@ -72,10 +78,22 @@ pub fn run(options: &Options) -> Result<Figures<Row>, Box<dyn Error>> {
     scratch.file("64m.bin", 64 << 20)?;
     let mut figures = Figures::default();
     for &(stalled, remote) in counts {
+        let whose = if remote { ", with small queues" } else { "" };
+        let what = format!("{stalled} stalled clients{whose}");
+        let short = setup::descriptors() < 2 * stalled as u64 + SPARE;
         let wanted = |name: &str| match options.quick || remote {
             true => [web::RING, web::EMULATED, web::NGINX, web::LIGHTTPD].contains(&name),
             false => web::usual(name),
         };
+        for name in OPEN_EACH
+            .into_iter()
+            .filter(|name| short && wanted(name) && options.wants(name))
+        {
+            let had = setup::descriptors();
+            let why = "it opens the file for each, for which there are too few descriptors";
+            figures.fail(format!("{name}, {what}: {why} ({had})"));
+        }
+        let wanted = |name: &str| wanted(name) && !(short && OPEN_EACH.contains(&name));
         // Fresh ones, since what a server once had it may keep.
         let (servers, missing) =
             web::start_all(&scratch.files(), &scratch.state(), options, wanted)?;
@@ -83,8 +101,6 @@ pub fn run(options: &Options) -> Result<Figures<Row>, Box<dyn Error>> {
             figures.missing = missing;
         }
         let servers: Vec<&Server> = servers.iter().collect();
-        let whose = if remote { ", with small queues" } else { "" };
-        let what = format!("{stalled} stalled clients{whose}");
         let samples = interleave(&servers, rounds, &what, &mut figures, |server| {
             sample(server, stalled, remote, time)
         });
@@ -108,7 +124,7 @@ pub fn run(options: &Options) -> Result<Figures<Row>, Box<dyn Error>> {
                 continue;
             };
             let spread = |figure: fn(&Sample) -> f64| Spread::of(samples.iter().map(figure));
-            let most = |figure: fn(&Sample) -> usize| samples.iter().map(figure).max();
+            let threads = samples.iter().map(|s| s.threads.1);
             let per = |bytes: f64| bytes / stalled as f64;
             let row = Row {
                 server: server.name.clone(),
@@ -117,8 +133,8 @@ pub fn run(options: &Options) -> Result<Figures<Row>, Box<dyn Error>> {
                 alone_gigabytes_per_second: spread(|s| s.alone),
                 beside_gigabytes_per_second: spread(|s| s.beside),
                 kept: spread(|s| s.beside / s.alone),
-                threads_alone: most(|s| s.threads.0).unwrap_or(0),
-                threads_beside: most(|s| s.threads.1).unwrap_or(0),
+                threads_alone: first.threads.0,
+                threads_beside: threads.max().unwrap_or(0),
                 user_bytes_per_stalled: per(first.user),
                 server_socket_bytes_per_stalled: first.own_sockets.map(per),
                 socket_bytes_per_stalled: per(first.sockets),
