@@ -66,10 +66,10 @@ pub struct Cell {
     deep: bool,
 }
 
-/// Files that all servers keep open, or have in their caches: ours keeps 256 by default.
+/// Files that all servers keep open, or have in their caches, whatever their limits.
 pub const FEW: u64 = 200;
 
-/// More files than ours and lighttpd keep open.
+/// Files that only servers keep open whose caches are large: ours takes half of its descriptors.
 const MANY: u64 = 10_000;
 
 /// Sizes for which there are goals, in KiB.

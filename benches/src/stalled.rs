@@ -97,7 +97,7 @@ pub fn run(options: &Options) -> Result<Figures<Row>, Box<dyn Error>> {
         // Fresh ones, since what a server once had it may keep.
         let (servers, missing) =
             web::start_all(&scratch.files(), &scratch.state(), options, wanted)?;
-        if !remote {
+        if figures.missing.is_empty() {
             figures.missing = missing;
         }
         let servers: Vec<&Server> = servers.iter().collect();
