@@ -36,6 +36,7 @@ on_both_backends! {
     peers_that_go,
     half_closed_peers,
     one_pipe_and_many_stalled_peers,
+    one_pipe_and_many_who_take_turns,
     no_pipes,
     stalled_peers_hold_no_workers,
 }
@@ -799,6 +800,34 @@ fn one_pipe_and_many_stalled_peers(builder: Builder) {
     }
     no_pipe_is_leased(&proactor);
     assert!(proactor.stats().pipes_taken > 0);
+}
+
+fn one_pipe_and_many_who_take_turns(builder: Builder) {
+    const LEN: usize = 1 << 20;
+    let proactor = builder.pipes(1).build().unwrap();
+    let bytes = pattern(LEN);
+    let file = file(&bytes);
+    // All together they have room for more than is moved in a turn: one is cut short in the middle of
+    // what its pipe holds, and gives it up to the others.
+    let sends: Vec<_> = (0..64)
+        .map(|_| {
+            let (socket, peer) = connected(Wire::Unix);
+            let op = transfer(&file, &socket, Some(0), LEN as u64, Method::Inline);
+            (start(&proactor, Op::SendFile(op)), socket, peer)
+        })
+        .collect();
+    run_idle(&proactor);
+    assert!(proactor.stats().pipes_leased <= 1);
+    let sends: Vec<_> = sends
+        .into_iter()
+        .map(|(sending, socket, peer)| (sending, socket, peer.collect()))
+        .collect();
+    for (sending, socket, peer) in sends {
+        complete(end(&proactor, &sending), LEN as u64);
+        drop(socket);
+        assert!(join(&proactor, peer) == bytes);
+    }
+    no_pipe_is_leased(&proactor);
 }
 
 fn no_pipes(builder: Builder) {

@@ -137,9 +137,13 @@ impl Ring {
             match cx.advance(transfer) {
                 Next::Done(end) => break end,
                 Next::Yield => {
+                    let has_rest = transfer.has_rest();
                     match transfer.moved() > before {
                         true => self.served.push_back(token),
                         false => self.runnable.push_back(token),
+                    }
+                    if has_rest {
+                        self.mark_stalled(token);
                     }
                     return;
                 }
@@ -209,15 +213,15 @@ impl Ring {
         }
     }
 
-    /// Remembers a transfer that waits with a rest in its pipe.
+    /// Remembers a transfer that waits, for room or for its turn, with a rest in its pipe.
     pub(super) fn mark_stalled(&mut self, token: Token) {
         if self.stalled.len() >= 64 {
-            let stalled = std::mem::take(&mut self.stalled);
-            let holds = |token: &Token| {
+            let mut stalled = std::mem::take(&mut self.stalled);
+            stalled.retain(|token| {
                 self.flight(*token)
                     .is_some_and(|f| matches!(&f.task, Task::Transfer(t) if t.has_rest()))
-            };
-            self.stalled = stalled.into_iter().filter(holds).collect();
+            });
+            self.stalled = stalled;
         }
         if !self.stalled.contains(&token) {
             self.stalled.push_back(token);
@@ -239,7 +243,7 @@ impl Ring {
             let Task::Transfer(transfer) = &mut flight.task else {
                 continue;
             };
-            // It waits for room, at the ring or at the epoll, and does nothing else.
+            // It waits, for room (at the ring or at the epoll) or for its turn, and does nothing else.
             let waits = outstanding == Step::Poll as u8 || outstanding == 0;
             if waits && transfer.give_up_pipe(&mut cx.pipes) {
                 cx.counters.pipes_taken += 1;
