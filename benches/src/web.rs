@@ -219,7 +219,8 @@ server.errorlog = \"{}/lighttpd.log\"
         path(dir),
         address.port(),
         descriptors(),
-        descriptors() / 5 * 4,
+        // It allows no more.
+        descriptors() / 2,
         path(state),
     )
 }
