@@ -82,9 +82,10 @@ pub fn run(options: &Options) -> Result<Figures<Row>, Box<dyn Error>> {
         let whose = if remote { ", with small queues" } else { "" };
         let what = format!("{stalled} stalled clients{whose}");
         let short = setup::descriptors() < 2 * stalled as u64 + SPARE;
-        let wanted = |name: &str| match options.quick || remote {
-            true => [web::RING, web::EMULATED, web::NGINX, web::LIGHTTPD].contains(&name),
-            false => web::usual(name),
+        let wanted = |name: &str| match (options.quick, remote) {
+            (true, _) => [web::RING, web::EMULATED, web::NGINX, web::LIGHTTPD].contains(&name),
+            (_, true) => [web::RING, web::EMULATED, web::NGINX_CACHE].contains(&name),
+            _ => web::usual(name),
         };
         for name in TWO_EACH
             .into_iter()
