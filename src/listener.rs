@@ -105,8 +105,10 @@ impl Listener {
         *self.inner.options.borrow_mut() = options;
     }
 
-    /// Has descriptors given up where there is none for a connection; it is accepted then.
-    pub(crate) fn on_exhausted(&self, give_up: impl Fn() -> bool + 'static) {
+    /// Has descriptors that can be spared given up where there is none for a connection: `give_up` says
+    /// whether there were any, and the connection is accepted at once. Where there were none, or it
+    /// panics, accepting pauses as it does without.
+    pub fn on_exhausted(&self, give_up: impl Fn() -> bool + 'static) {
         *self.inner.give_up.borrow_mut() = Some(Box::new(give_up));
     }
 
@@ -156,7 +158,13 @@ impl Inner {
 
     fn gives_up(&self) -> bool {
         let give_up = self.give_up.borrow();
-        give_up.as_ref().is_some_and(|give_up| give_up())
+        let Some(give_up) = &*give_up else {
+            return false;
+        };
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(give_up)).unwrap_or_else(|_| {
+            log::error!("what was to give descriptors up panicked");
+            false
+        })
     }
 
     fn is_closed(&self) -> bool {

@@ -2,8 +2,10 @@
 
 mod common;
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::net::{SocketAddr, TcpStream};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, Once, OnceLock};
 use std::time::{Duration, Instant};
@@ -77,7 +79,7 @@ fn turns(proactor: &Proactor, time: Duration) -> usize {
 
 fn c34_exhausted_descriptors(proactor: Proactor) {
     let record = Record::new();
-    let (_listener, address) = listen(&proactor, &record);
+    let (listener, address) = listen(&proactor, &record);
     let before = common::kernel::set_soft_limit(libc::RLIMIT_NOFILE, 64);
     for round in 1..3 {
         let warnings = WARNINGS.load(Ordering::SeqCst);
@@ -102,6 +104,32 @@ fn c34_exhausted_descriptors(proactor: Proactor) {
         drop(clients);
         run_a_while(&proactor);
     }
+    // What can be spared is given up, and nobody waits.
+    let spare: Rc<RefCell<Vec<File>>> = Rc::default();
+    let gives = Rc::clone(&spare);
+    listener.on_exhausted(move || gives.borrow_mut().pop().is_some());
+    while let Ok(file) = File::open("/dev/null") {
+        spare.borrow_mut().push(file);
+    }
+    let (warnings, spared) = (WARNINGS.load(Ordering::SeqCst), spare.borrow().len());
+    spare.borrow_mut().pop();
+    let client = TcpStream::connect(address).unwrap();
+    run_until(&proactor, "one more", || record.count(&Note::Made) == 7);
+    assert_eq!(spare.borrow().len(), spared - 2);
+    // And a panic is no more than nothing to give.
+    listener.on_exhausted(|| panic!("on purpose"));
+    spare.borrow_mut().pop();
+    while let Ok(file) = File::open("/dev/null") {
+        spare.borrow_mut().push(file);
+    }
+    spare.borrow_mut().pop();
+    let other = TcpStream::connect(address).unwrap();
+    run_until(&proactor, "the panic", || {
+        WARNINGS.load(Ordering::SeqCst) == warnings + 1
+    });
+    spare.borrow_mut().clear();
+    run_until(&proactor, "the recovery", || record.count(&Note::Made) == 8);
+    drop((client, other));
     common::kernel::set_soft_limit(libc::RLIMIT_NOFILE, before);
 }
 

@@ -28,8 +28,8 @@ struct Inner {
     kind: OnceLock<FileKind>,
     filesystem: OnceLock<Filesystem>,
     tells_cached: OnceLock<bool>,
-    /// What was found in the page cache last, and when.
-    hot: Mutex<Option<Hot>>,
+    /// What was found in the page cache last, and when. Boxed, since sockets have none.
+    hot: Mutex<Option<Box<Hot>>>,
     /// It is known to be non-blocking.
     nonblocking: AtomicBool,
 }
@@ -313,12 +313,12 @@ impl Fd {
         let ahead = ahead.max(len);
         let found = sys::residency(self.as_fd(), offset, ahead);
         if found == Residency::Hot {
-            *hot = Some(Hot {
+            *hot = Some(Box::new(Hot {
                 range: offset..offset.saturating_add(ahead),
                 turn,
                 seen: now,
                 since: now,
-            });
+            }));
         }
         found
     }

@@ -46,14 +46,21 @@ impl Queue {
             return;
         }
         self.data += bytes.len();
-        self.entries
-            .push_back(Entry::Data(Data { bytes, gathered: 0 }));
+        self.push(Entry::Data(Data { bytes, gathered: 0 }));
     }
 
     pub(crate) fn push_file(&mut self, mut file: Box<FileSend>) {
         file.counted = file.weigh(self.default_weight);
         self.weights += u128::from(file.counted);
-        self.entries.push_back(Entry::File(file));
+        self.push(Entry::File(file));
+    }
+
+    fn push(&mut self, entry: Entry) {
+        if self.entries.capacity() == 0 {
+            // A head and its file: what stalled clients leave in thousands of queues.
+            self.entries.reserve_exact(2);
+        }
+        self.entries.push_back(entry);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
