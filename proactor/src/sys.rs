@@ -171,6 +171,7 @@ fn probe(fd: BorrowedFd<'_>, range: Range<u64>, step: u64) -> Residency {
         match probe_byte(fd, at) {
             Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => return Residency::Cold,
             Err(_) => return Residency::Unknown,
+            Ok(0) => return Residency::Cold,
             Ok(_) => at += step,
         }
     }
@@ -247,6 +248,8 @@ pub(crate) fn pread_spare(
         Err(e) if nowait && matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => {
             Err(io::ErrorKind::WouldBlock.into())
         }
+        // No end: 5.10 says so in the middle of a file, at the page from which more is read ahead.
+        Ok(0) if nowait && len > 0 => Err(io::ErrorKind::WouldBlock.into()),
         other => other,
     }
 }
