@@ -87,12 +87,13 @@ impl fmt::Debug for Routes {
 /// Sends, and rests of sends, of at most this many bytes are copied: one read behind the header and
 /// one send cost less than two splices. On the ring, that is: its sends share a system call, so
 /// that a copy has one call of its own, and a splice pair two. On the emulated port both have two.
-/// Where one send follows the other there is no header to go behind, and sendfile(2), which copies
-/// nothing, costs less on either.
+/// Where one send follows the other there is no header to go behind, and from 2 KiB on sendfile(2),
+/// which copies nothing, costs less on either.
 fn copy_up_to(backend: BackendKind, streams: bool) -> u64 {
     match backend {
-        BackendKind::Ring if !streams => 16 << 10,
-        BackendKind::Ring | BackendKind::Emulated => 4 << 10,
+        _ if streams => 2 << 10,
+        BackendKind::Ring => 16 << 10,
+        BackendKind::Emulated => 4 << 10,
     }
 }
 
