@@ -225,11 +225,19 @@ impl Program {
     }
 }
 
+/// What is to be copied and may not be fails, unless nothing is left to be copied. Of a file that is
+/// known where sizes are believed, as they are of most file systems: each simulated kernel pretends
+/// another.
+fn consistent(plan: &mut SendPlan) {
+    plan.native_only &= plan.route != RouteChoice::Force(Route::Copy);
+}
+
 /// Nothing is paced, and sends and receives have the same numbers in each run: callbacks, which come
 /// when they come, begin none.
 fn hurry(action: &mut Action) {
     let then = match action {
         Action::Send(plan) => {
+            consistent(plan);
             plan.rate = None;
             &mut plan.then
         }
@@ -249,6 +257,7 @@ fn is_determinate(action: &mut Action) -> bool {
         return true;
     }
     if let Action::Send(plan) = action {
+        consistent(plan);
         plan.timeout = None;
         plan.rate = None;
         // What a callback queues comes behind whatever is queued by then.

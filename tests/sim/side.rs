@@ -153,6 +153,8 @@ impl Side {
             Action::PeerShuts => self.shuts(),
             Action::PeerCloses => self.closes(),
             Action::PeerResets => {
+                // One over TCP is seen, though all had been read.
+                self.peer_closed |= self.tcp && !matches!(self.peer, Peer::Closed);
                 self.peer.reset_on_close();
                 self.closes();
             }

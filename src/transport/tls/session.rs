@@ -192,3 +192,28 @@ impl Session {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    use rustls::{ClientConfig, RootCertStore};
+
+    #[test]
+    #[cfg_attr(miri, ignore = "asks the kernel for random numbers")]
+    fn a_record_counts_when_all_of_it_has_left() {
+        let config = ClientConfig::builder()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let tls = Tls::client(Arc::new(config), "localhost".try_into().unwrap());
+        let mut session = Session::new(&tls).unwrap();
+        for (left, plain) in [(5, 0), (100, 80), (50, 30)] {
+            session.records.push_back(Record { left, plain });
+        }
+        for (taken, counts) in [(4, 0), (1, 0), (99, 0), (1, 80), (0, 0), (49, 0), (1, 30)] {
+            assert_eq!(session.took(taken), counts, "{taken}");
+        }
+        assert!(session.records.is_empty());
+    }
+}
