@@ -269,6 +269,17 @@ fn set_option(fd: i32, level: i32, option: i32, value: i32) {
     assert_eq!(result, 0);
 }
 
+/// Whether one of these events of poll(2) is there.
+pub fn is_ready(fd: &impl AsRawFd, events: i16) -> bool {
+    let mut entry = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events,
+        revents: 0,
+    };
+    // SAFETY: one entry, on this stack frame.
+    unsafe { libc::poll(&raw mut entry, 1, 0) == 1 }
+}
+
 /// The other side of a connection.
 pub enum Peer {
     Tcp(std::net::TcpStream),
@@ -302,13 +313,7 @@ impl Peer {
 
     /// Whether a read would return at once.
     pub fn is_readable(&self) -> bool {
-        let mut entry = libc::pollfd {
-            fd: self.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        // SAFETY: one entry, on this stack frame.
-        unsafe { libc::poll(&raw mut entry, 1, 0) == 1 }
+        is_ready(self, libc::POLLIN)
     }
 
     /// Reads on a thread, and runs the loop meanwhile.
