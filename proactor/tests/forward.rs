@@ -377,7 +377,9 @@ fn cancelled_midway(builder: Builder) {
     let started = start(&proactor, Op::Forward(forward(&from, &to, None, u64::MAX)));
     // The target is full before all has come, and what comes then stays in the pipe.
     run_until(&proactor, || !is_ready(&to, libc::POLLOUT));
-    run_until(&proactor, || writer.is_finished() || is_ready(&from, libc::POLLIN));
+    run_until(&proactor, || {
+        writer.is_finished() || is_ready(&from, libc::POLLIN)
+    });
     run_idle(&proactor);
     assert!(!started.is_over());
     proactor.cancel(started.token);
