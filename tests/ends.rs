@@ -29,6 +29,34 @@ fn lost_with_an_error(record: &Record) {
     assert_eq!(losses.count(), 1);
 }
 
+thread_local! {
+    /// Warnings of writes to lost connections, by this thread's proactor.
+    static WARNINGS: Cell<usize> = const { Cell::new(0) };
+}
+
+struct Warnings;
+
+impl log::Log for Warnings {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+    fn log(&self, record: &log::Record<'_>) {
+        let said = record.args().to_string();
+        if record.level() == log::Level::Warn && said.contains("lost connection") {
+            WARNINGS.set(WARNINGS.get() + 1);
+        }
+    }
+    fn flush(&self) {}
+}
+
+fn warnings() -> usize {
+    // The first of the program's tests sets it.
+    if log::set_logger(&Warnings).is_ok() {
+        log::set_max_level(log::LevelFilter::Warn);
+    }
+    WARNINGS.get()
+}
+
 on_both_backends! {
     fn c18_close_flushes_and_stops_reading(proactor: Proactor) {
         for route in ROUTES {
@@ -263,9 +291,11 @@ on_both_backends! {
         drop(peer);
         run_until(&proactor, "the end", || record.is_lost());
         assert_eq!(under_way.end(), End::PeerGone);
-        // Writes are dropped, and sends end.
-        for _ in 0..8 {
+        // Writes are dropped, with a warning from the fifth on, and sends end.
+        for n in 1..=8 {
+            let before = warnings();
             transport.write(&b"to nobody"[..]).unwrap();
+            assert_eq!(warnings() - before, usize::from(n >= 5), "{n}");
         }
         assert_eq!(transport.write_buffer_size(), 0);
         for route in ROUTES {

@@ -49,7 +49,44 @@ fn full_pipe(len: usize) -> Source {
     Source::file(OwnedFd::from(reading), ..)
 }
 
+/// The process's own memory that is in use, in bytes.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    kib.and_then(|kib| kib.parse::<u64>().ok())
+        .expect("it tells")
+        << 10
+}
+
 in_processes_of_their_own! {
+    fn c17_the_memory_of_a_thousand_stalled_clients(backend: BackendChoice) {
+        const CLIENTS: usize = 1000;
+        kernel::set_soft_limit(libc::RLIMIT_NOFILE, DESCRIPTORS);
+        let proactor = build(builder(backend));
+        let source = Fd::from(file(20_000_000));
+        // What is made once is there before.
+        all_is_well(&proactor, &Fd::from(file(LEN)));
+        let before = resident();
+        let mut stalled = Vec::new();
+        for n in 0..CLIENTS {
+            let (ours, peer) = tcp();
+            spliceport::proactor::net::set_buffer_sizes(&ours, Some(64 << 10), None).unwrap();
+            let (transport, record) = over(&proactor, ours);
+            let outcome = send(&transport, Source::file(source.clone(), ..), by(ROUTES[n % ROUTES.len()]));
+            stalled.push((transport, record, peer, outcome));
+        }
+        for (_, _, peer, _) in &stalled {
+            peer.set_nonblocking(true).unwrap();
+            run_until(&proactor, "a beginning", || peer.peek(&mut [0]).is_ok_and(|n| n > 0));
+        }
+        run_a_while(&proactor);
+        let grown = resident().saturating_sub(before);
+        assert!(stalled.iter().all(|(_, _, _, outcome)| !outcome.is_there()));
+        // A pooled buffer for those that are copied, and little for the others.
+        assert!(grown < CLIENTS as u64 * (64 << 10), "{grown} bytes");
+    }
+
     fn c34_no_descriptors(backend: BackendChoice) {
         let proactor = build(builder(backend));
         let file = Fd::from(file(LEN));

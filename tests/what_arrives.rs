@@ -173,7 +173,7 @@ on_both_backends! {
 
     fn c08_sizes_around_pages_and_pipes(proactor: Proactor) {
         for len in [
-            0_u64, 1, 4095, 4096, 4097, 32_767, 32_768, 32_769, 65_535, 65_536, 65_537,
+            0_u64, 1, 4095, 4096, 4097, 16_383, 16_384, 16_385, 32_767, 32_768, 32_769, 65_535, 65_536, 65_537,
             (1 << 20) - 1, 1 << 20, (1 << 20) + 1, (2 << 20) + 1,
         ] {
             let f = Fd::from(file(len));
@@ -272,6 +272,7 @@ on_both_backends! {
             let (outcome, body) = sandwich(&proactor, tcp(), maps, choice);
             assert_eq!(outcome.end(), End::EndOfFile);
             assert!(body.len() >= expected / 2);
+            assert_eq!(outcome.routes(), [Route::Copy], "{route:?}");
 
             // And not, where copying is not allowed; then the connection is usable.
             let (transport, _record, peer) = open(&proactor);
