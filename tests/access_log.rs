@@ -360,7 +360,9 @@ fn goes_on_serving_when_its_disk_does_not_answer(backend: &str) {
     let stuck = match Stuck::mount(disk.path()) {
         Ok(stuck) => stuck,
         Err(e) => {
-            return eprintln!("not run: a FUSE file system can't be mounted here (root may): {e}");
+            return not_run(format_args!(
+                "a FUSE file system can't be mounted here (root may): {e}"
+            ));
         }
     };
     stuck.release_after(4 * LIMIT);
@@ -437,7 +439,10 @@ fn writes_to_standard_output(backend: &str) {
 }
 
 fn is_opened_again_in_the_sandbox_by_another_user(backend: &str) {
-    if !geteuid().is_root() || !can_sandbox() {
+    if !geteuid().is_root() {
+        return not_run("only root can become another user");
+    }
+    if !can_sandbox() {
         return;
     }
     let site = Site::new();

@@ -41,7 +41,7 @@ impl Browser {
             .output()
             .is_err()
         {
-            eprintln!("skipped: chromedriver is not installed");
+            not_run("there is no chromedriver here (package chromium-driver)");
             return None;
         }
         let driver = Running::start(command);

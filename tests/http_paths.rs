@@ -194,7 +194,7 @@ fn needs_no_proc(backend: &str) {
             deny_in(&mut command, &[libc::SYS_openat2], libc::ENOSYS);
         }
         if !rustix::process::geteuid().is_root() {
-            return eprintln!("not run: to hide /proc takes root");
+            return not_run("to hide /proc takes root");
         }
         let server = Server::running(backend, command);
         for (target, body) in [("/a", "hello"), ("/d/", "index")] {

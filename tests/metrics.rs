@@ -457,8 +457,7 @@ fn answers_until_the_end_from_the_sandbox(backend: &str) {
 
 fn answers_as_another_user(backend: &str) {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root can become another user");
-        return;
+        return not_run("only root can become another user");
     }
     let dir = directory(&[]);
     let more = ["--user", "nobody", "--metrics", "127.0.0.1:0"];

@@ -187,7 +187,7 @@ fn status_of(server: &Server, field: &str) -> String {
 fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        eprintln!("skipped: only root can become another user");
+        not_run("only root can become another user");
     }
     root
 }

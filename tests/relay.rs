@@ -481,8 +481,7 @@ fn the_proxy_example() {
         .with_file_name("examples")
         .join("proxy");
     if !example.exists() {
-        eprintln!("skipped: the example is built by `cargo test` and `cargo build --examples`");
-        return;
+        return not_run("the example is built by `cargo test` and `cargo build --examples`");
     }
     let mut proxy = Command::new(example)
         .args(["127.0.0.1:0", &server.local_addr().unwrap().to_string()])

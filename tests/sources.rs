@@ -101,7 +101,7 @@ on_both_backends! {
             (RouteChoice::Auto, "/dev/zero"),
             (RouteChoice::Force(Route::Copy), "/dev/zero"),
         ] {
-            let Ok(device) = File::open(device) else { continue };
+            let device = File::open(device).expect("every system has it");
             let (transport, _record, peer) = open(&proactor);
             let reader = read_all(peer);
             let outcome = send(&transport, Source::file(device, ..10), native_only().route(choice));
@@ -150,7 +150,10 @@ on_both_backends! {
             "/proc/self/maps", "/proc/version", "/proc/self/status",
             "/sys/kernel/mm/transparent_hugepage/enabled",
         ] {
-            let Ok(expected) = std::fs::read(path) else { continue };
+            let Ok(expected) = std::fs::read(path) else {
+                not_run(format_args!("{path} is not provided by this kernel"));
+                continue;
+            };
             for route in ROUTES {
                 let source = File::open(path).unwrap();
                 let (outcome, body) = sandwich(&proactor, tcp(), source, route);
@@ -272,8 +275,9 @@ on_both_backends! {
             let path = path();
             std::fs::write(&path, contents(0, len)).unwrap();
             let opened = File::options().read(true).custom_flags(libc::O_DIRECT).open(&path);
-            // Some file systems know no direct access.
-            let Ok(direct) = opened else { continue };
+            let Ok(direct) = opened else {
+                return not_run("direct access is not known by this file system");
+            };
             let direct = Fd::from(direct);
             for route in ROUTES {
                 for from in [0, 1, len / 2] {

@@ -20,7 +20,7 @@ const NOBODY: u32 = 65534;
 fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        eprintln!("not run: only root can become another user");
+        not_run("only root can become another user");
     }
     root
 }
@@ -258,7 +258,7 @@ fn a_socket_that_was_left_behind_gives_way() {
 fn has(tool: &str) -> bool {
     let there = Command::new(tool).arg("--version").output().is_ok();
     if !there {
-        eprintln!("not run: there is no {tool} here (package systemd)");
+        not_run(format_args!("there is no {tool} here (package systemd)"));
     }
     there
 }

@@ -123,7 +123,7 @@ fn speaks_both_versions_and_resumes(backend: &str) {
 fn output(command: &mut Command) -> Option<std::process::Output> {
     match command.output() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            eprintln!("skipped: {command:?} is not installed");
+            not_run(format_args!("there is no {command:?} here"));
             None
         }
         output => Some(output.unwrap()),
@@ -196,7 +196,7 @@ fn works_with_openssl(backend: &str) {
             .stderr(Stdio::piped());
         let mut child = match client.spawn() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                eprintln!("skipped: openssl is not installed");
+                not_run("there is no openssl here (package openssl)");
                 return None;
             }
             child => child.unwrap(),

@@ -19,8 +19,7 @@ use spliceport::{End, FileSender, Source};
 
 fn run<F: Future<Output = ()>>(backend: BackendChoice, case: fn(FileSender) -> F) {
     if common::is_denied() {
-        eprintln!("io_uring is denied, and tokio-uring can't do without");
-        return;
+        return common::not_run("io_uring is denied, and tokio-uring can't do without");
     }
     tokio_uring::start(async {
         let proactor = Rc::new(common::builder(backend).build().unwrap());

@@ -1,6 +1,9 @@
 //! Whether bytes are cached: asking reads nothing in, which would be the disk's work, begun on the
 //! loop's time; and what the answer is worth, with cachestat(2) and without.
 
+#[path = "common/not_run.rs"]
+mod not_run;
+
 use std::fs::File;
 use std::io::Write;
 use std::ops::Range;
@@ -11,6 +14,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use not_run::not_run;
 use proactor::{Fd, FileKind, Residency};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 
@@ -71,11 +75,11 @@ impl OnDisk {
         {
             Some(Some(0)) => {}
             Some(_) => {
-                println!("not shown: nobody counts what is cached here");
+                not_run("what is cached is not counted by this kernel");
                 return false;
             }
             None => {
-                println!("not shown: this file system keeps its files cached");
+                not_run("files are kept cached by this file system");
                 return false;
             }
         }
@@ -86,7 +90,9 @@ impl OnDisk {
         }
         let cached = cached_pages(&self.file, LEN);
         if cached != Some(count) {
-            println!("not shown: {count} pages were read, and {cached:?} are cached");
+            not_run(format_args!(
+                "{count} pages were read, and {cached:?} are kept cached by this file system"
+            ));
         }
         cached == Some(count)
     }

@@ -35,7 +35,7 @@ impl Target {
         // SAFETY: takes and touches no memory.
         let size = unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, MIB) };
         if size != MIB as i32 {
-            eprintln!("not run: a pipe of a MiB can't be had here");
+            not_run("a pipe of a MiB can't be had here");
             return None;
         }
         let fd = Fd::nonblocking(OwnedFd::from(writer)).unwrap();

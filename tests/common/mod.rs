@@ -6,9 +6,13 @@
 #[cfg(feature = "tls")]
 pub mod certificate;
 pub mod kernel;
+#[path = "../../proactor/tests/common/not_run.rs"]
+mod not_run;
 pub mod process;
 #[cfg(feature = "tls")]
 pub mod tls;
+
+pub use not_run::not_run;
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -201,12 +205,6 @@ pub fn path() -> std::path::PathBuf {
         NEXT.fetch_add(1, Ordering::Relaxed)
     );
     std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
-}
-
-/// Says what can't be shown here, and why: past the test harness, which keeps to itself what a test
-/// prints that passes.
-pub fn not_run(why: impl std::fmt::Display) {
-    let _ = writeln!(io::stderr(), "not run: {why}");
 }
 
 /// What a peer received, compared with what it ought to have.

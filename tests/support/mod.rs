@@ -3,6 +3,10 @@
 
 #![allow(dead_code, reason = "each test program uses its part")]
 
+#[path = "../../proactor/tests/common/not_run.rs"]
+mod not_run;
+pub use not_run::not_run;
+
 use std::fmt::Debug;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -217,7 +221,7 @@ pub fn can_sandbox() -> bool {
     let version: [u32; 2] = std::array::from_fn(|_| numbers.next().unwrap_or(0));
     let can = version >= [6, 7];
     if !can {
-        eprintln!("not run: --sandbox required needs the Landlock of Linux 6.7");
+        not_run("--sandbox required needs the Landlock of Linux 6.7");
     }
     can
 }

@@ -102,7 +102,12 @@ fn try_wake_up() -> io::Result<bool> {
 }
 
 #[cfg(all(test, not(miri), not(loom)))]
+#[path = "../../tests/common/not_run.rs"]
+mod not_run;
+
+#[cfg(all(test, not(miri), not(loom)))]
 mod tests {
+    use super::not_run::not_run;
     use super::*;
     use std::time::Duration;
 
@@ -110,8 +115,7 @@ mod tests {
     #[test]
     fn each_wake_up_is_announced() {
         let Ok(mut queues) = setup::open_small() else {
-            println!("not run: io_uring can't be had here, or has no deferred task work");
-            return;
+            return not_run("io_uring is denied, or has no deferred task work");
         };
         let mut announcer = Announcer {
             events: sys::eventfd().unwrap(),

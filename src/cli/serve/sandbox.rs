@@ -111,6 +111,10 @@ fn restrict(mode: Sandbox, needs: &Needs<'_>) -> Result<RulesetStatus, RulesetEr
     Ok(rules.restrict_self()?.ruleset)
 }
 
+#[cfg(all(test, not(miri)))]
+#[path = "../../../proactor/tests/common/not_run.rs"]
+mod not_run;
+
 // Miri has no Landlock.
 #[cfg(all(test, not(miri)))]
 mod tests {
@@ -122,6 +126,7 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
     use std::rc::Rc;
 
+    use super::not_run::not_run;
     use super::*;
     use crate::proactor::{BackendChoice, Callback, Op, Open, Output, Proactor};
 
@@ -131,7 +136,7 @@ mod tests {
             let inside = scope.spawn(|| {
                 match restrict(Sandbox::Required, needs) {
                     Ok(status) => assert_eq!(status, RulesetStatus::FullyEnforced),
-                    Err(e) => return eprintln!("not run: Landlock can't be had: {e}"),
+                    Err(e) => return not_run(format_args!("Landlock can't be had: {e}")),
                 }
                 work();
             });
