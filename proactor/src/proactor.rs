@@ -300,6 +300,7 @@ impl Proactor {
             panics: counters.panics,
             waits: counters.waits,
             chains: counters.chains,
+            overflows: counters.overflows,
             pipes_taken: counters.pipes_taken,
             pipes_limit: state.cx.pipes.limit(),
             pipes_leased: state.cx.pipes.leased(),

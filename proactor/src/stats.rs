@@ -16,6 +16,9 @@ pub struct Stats {
     pub panics: u64,
     /// System calls that entered the ring, or waited at the emulated port's poller.
     pub waits: u64,
+    /// Times that the ring was left with more completions than its queue has room for. The kernel
+    /// keeps them until there is some.
+    pub overflows: u64,
     /// Linked chains submitted to the ring, or fills given to a worker.
     pub chains: u64,
     /// Times that a waiting transfer had to give its pipe to another.
@@ -39,6 +42,7 @@ pub(crate) struct Counters {
     pub(crate) cancels: u64,
     pub(crate) panics: u64,
     pub(crate) waits: u64,
+    pub(crate) overflows: u64,
     pub(crate) chains: u64,
     pub(crate) pipes_taken: u64,
 }

@@ -14,7 +14,8 @@ use bytes::{Bytes, BytesMut};
 use common::*;
 use proactor::net::{self, ListenOptions};
 use proactor::{
-    Builder, Callback, Completion, Fd, Interest, Method, Op, Output, Proactor, SendBuf, SendFile,
+    BackendKind, Builder, Callback, Completion, Fd, Interest, Method, Op, Output, Proactor,
+    SendBuf, SendFile,
 };
 
 on_both_backends! {
@@ -558,12 +559,36 @@ fn cancel_quickly(proactor: &Proactor, started: &Started) -> Completion {
     end(proactor, started)
 }
 
-/// More cancels at once than any queue has room for.
+/// More operations at once, and cancels of them, than any queue has room for.
 fn a_storm(builder: Builder) {
     let proactor = builder.entries(8).build().unwrap();
+    let is_ring = proactor.backend() == BackendKind::Ring;
+    // All that can be done at once, and what is received: each byte once.
     let (socket, mut peer) = connected(Wire::Tcp);
-    let over = Rc::new(RefCell::new(0));
+    let bytes = Rc::new(RefCell::new(0));
     let count = 2000;
+    peer.write_all(&vec![7; count]).unwrap();
+    for _ in 0..count {
+        let bytes = bytes.clone();
+        let op = Op::Recv {
+            socket: socket.clone(),
+            buf: BytesMut::with_capacity(1),
+        };
+        let done = move |_: &Proactor, completion: Completion| {
+            assert_eq!(completion.transferred, 1);
+            *bytes.borrow_mut() += 1;
+        };
+        proactor.submit(op, Callback::once(done));
+    }
+    run_until(&proactor, || *bytes.borrow() == count);
+    assert_eq!(proactor.stats().in_flight, 0);
+    assert_eq!(
+        proactor.stats().overflows > 0,
+        is_ring,
+        "{:?}",
+        proactor.stats()
+    );
+    let over = Rc::new(RefCell::new(0));
     let tokens: Vec<_> = (0..count)
         .map(|_| {
             let over = over.clone();

@@ -169,7 +169,9 @@ impl Ring {
                 return Ok(());
             }
             cx.counters.waits += 1;
-            match self.queues.enter(if full { 0 } else { want }) {
+            let entered = self.queues.enter(if full { 0 } else { want });
+            cx.counters.overflows += u64::from(self.queues.has_overflowed());
+            match entered {
                 Ok(()) if full => {}
                 Ok(()) => return Ok(()),
                 Err(e) => match e.raw_os_error() {

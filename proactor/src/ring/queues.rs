@@ -75,6 +75,16 @@ impl Queues {
         }
     }
 
+    /// Whether the kernel keeps completions for which there was no room.
+    pub(super) fn has_overflowed(&mut self) -> bool {
+        match self {
+            Queues::Kernel(ring) => ring.submission().cq_overflow(),
+            // Its queue has room for all.
+            #[cfg(feature = "simulation")]
+            Queues::Simulated(_) => false,
+        }
+    }
+
     /// Hands submissions over, and waits for so many completions.
     pub(super) fn enter(&mut self, want: usize) -> io::Result<()> {
         match self {

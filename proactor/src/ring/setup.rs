@@ -120,6 +120,30 @@ fn setup(entries: u32) -> Result<(IoUring, &'static str), OpenError> {
     }
 }
 
+/// The operations that the backend can't do without.
+const NEEDED: [(&str, u8); 12] = [
+    ("SPLICE", opcode::Splice::CODE),
+    ("SEND", opcode::Send::CODE),
+    ("SENDMSG", opcode::SendMsg::CODE),
+    ("RECV", opcode::Recv::CODE),
+    ("ACCEPT", opcode::Accept::CODE),
+    ("CONNECT", opcode::Connect::CODE),
+    ("POLL_ADD", opcode::PollAdd::CODE),
+    ("ASYNC_CANCEL", opcode::AsyncCancel::CODE),
+    ("OPENAT2", opcode::OpenAt2::CODE),
+    ("READ", opcode::Read::CODE),
+    ("WRITE", opcode::Write::CODE),
+    ("WRITEV", opcode::Writev::CODE),
+];
+
+/// Refuses a kernel that lacks one of these.
+fn check_operations(is_supported: impl Fn(u8) -> bool) -> Result<(), OpenError> {
+    match NEEDED.iter().find(|(_, code)| !is_supported(*code)) {
+        Some((name, _)) => Err(lacks(&format!("the operation IORING_OP_{name}"))),
+        None => Ok(()),
+    }
+}
+
 /// Finds out what there is; refuses a kernel that lacks what the backend can't do without.
 fn examine(
     ring: &IoUring,
@@ -131,25 +155,7 @@ fn examine(
     ring.submitter()
         .register_probe(&mut probe)
         .map_err(|e| refused("IORING_REGISTER_PROBE", &e))?;
-    let needed = [
-        ("SPLICE", opcode::Splice::CODE),
-        ("SEND", opcode::Send::CODE),
-        ("SENDMSG", opcode::SendMsg::CODE),
-        ("RECV", opcode::Recv::CODE),
-        ("ACCEPT", opcode::Accept::CODE),
-        ("CONNECT", opcode::Connect::CODE),
-        ("POLL_ADD", opcode::PollAdd::CODE),
-        ("ASYNC_CANCEL", opcode::AsyncCancel::CODE),
-        ("OPENAT2", opcode::OpenAt2::CODE),
-        ("READ", opcode::Read::CODE),
-        ("WRITE", opcode::Write::CODE),
-        ("WRITEV", opcode::Writev::CODE),
-    ];
-    for (name, code) in needed {
-        if !probe.is_supported(code) {
-            return Err(lacks(&format!("the operation IORING_OP_{name}")));
-        }
-    }
+    check_operations(|code| probe.is_supported(code))?;
     for (name, found) in [
         ("IORING_FEAT_NODROP", params.is_feature_nodrop()),
         ("IORING_FEAT_FAST_POLL", params.is_feature_fast_poll()),
@@ -252,4 +258,23 @@ fn lacks(what: &str) -> OpenError {
         io::ErrorKind::Unsupported,
         format!("this kernel's io_uring lacks {what}; Linux 5.10 has all that is needed"),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_operation_that_is_needed_is_missed() {
+        assert!(check_operations(|_| true).is_ok());
+        for (name, missing) in NEEDED {
+            let Err(OpenError::Unavailable(error)) = check_operations(|code| code != missing)
+            else {
+                panic!("{name} was not missed");
+            };
+            assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+            let said = error.to_string();
+            assert!(said.contains(&format!("IORING_OP_{name};")), "{said}");
+        }
+    }
 }
