@@ -7,10 +7,12 @@ use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
 use common::*;
+use rustix::net::{RecvFlags, recv};
 use spliceport::proactor::net::ListenOptions;
 use spliceport::proactor::{Address, Fd, Proactor};
 use spliceport::streamer::{
@@ -35,6 +37,8 @@ struct Notes {
     headers: Cell<u64>,
     connections: Cell<(u32, u32, u32)>,
     requests: Cell<usize>,
+    /// The clients have no address.
+    unix: Cell<bool>,
 }
 
 impl Observer for Notes {
@@ -55,7 +59,8 @@ impl Observer for Notes {
 
     fn exchange_over(&self, exchange: &Exchange<'_>) {
         let remote = exchange.remote.and_then(Address::as_inet);
-        assert!(remote.is_some_and(|remote| remote.ip().is_loopback()));
+        let loopback = remote.is_some_and(|remote| remote.ip().is_loopback());
+        assert_ne!(loopback, self.unix.get());
         assert!(exchange.duration < LIMIT);
         if exchange.status == Some(200) && exchange.content_bytes > 1 << 20 {
             assert!(!exchange.routes.is_empty());
@@ -102,14 +107,23 @@ fn site() -> TempDir {
 
 /// A server that is observed, and a client of it.
 fn serve(proactor: &Proactor, options: ServerOptions) -> (TempDir, Server, Rc<Notes>, TcpStream) {
-    let dir = site();
     let any = Address::from("127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap());
-    let root = Fd::new(fs::File::open(dir.path()).unwrap());
-    let server = Server::bind(proactor, root, &any, &ListenOptions::default(), options).unwrap();
-    let notes = Rc::<Notes>::default();
-    server.observe(Rc::clone(&notes) as Rc<dyn Observer>);
+    let (dir, server, notes) = serve_at(proactor, &any, options);
     let client = connect(&server);
     (dir, server, notes, client)
+}
+
+fn serve_at(
+    proactor: &Proactor,
+    address: &Address,
+    options: ServerOptions,
+) -> (TempDir, Server, Rc<Notes>) {
+    let dir = site();
+    let root = Fd::new(fs::File::open(dir.path()).unwrap());
+    let server = Server::bind(proactor, root, address, &ListenOptions::default(), options).unwrap();
+    let notes = Rc::<Notes>::default();
+    server.observe(Rc::clone(&notes) as Rc<dyn Observer>);
+    (dir, server, notes)
 }
 
 fn connect(server: &Server) -> TcpStream {
@@ -253,6 +267,59 @@ on_both_backends! {
         assert!(notes.all_over());
         assert_eq!(notes.exchanges.borrow().len(), 1);
         drop(client);
+    }
+
+    fn what_is_told_of_is_what_arrives(proactor: Proactor) {
+        // Over a Unix socket all that the kernel took can be read, whatever ended it.
+        let limits = Limits { send_timeout: Duration::ZERO, ..Limits::default() };
+        let mut proactor = Some(proactor);
+        for ending in [Ending::TimedOut, Ending::Failed, Ending::Stopped] {
+            for the_loops_end in [false, true] {
+                if the_loops_end && ending != Ending::Stopped {
+                    continue;
+                }
+                let options = match ending {
+                    Ending::TimedOut => quick(limits.clone()),
+                    _ => ServerOptions::default(),
+                };
+                let at = path();
+                let address = std::os::unix::net::SocketAddr::from_pathname(&at).unwrap();
+                let running = proactor.as_ref().unwrap();
+                let (dir, server, notes) = serve_at(running, &address.into(), options);
+                notes.unix.set(true);
+                let mut client = UnixStream::connect(&at).unwrap();
+                client.set_read_timeout(Some(LIMIT)).unwrap();
+                client.write_all(get("/big", "").as_bytes()).unwrap();
+                run_until(running, "a beginning", || recv(&client, &mut [0; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok());
+                match ending {
+                    Ending::Failed => {
+                        let big = fs::File::options().write(true).open(dir.path().join("big")).unwrap();
+                        big.set_len(1).unwrap();
+                        // It is seen when there is room again.
+                        client = join(running, std::thread::spawn(move || {
+                            client.read_exact(&mut [0; 1 << 16]).unwrap();
+                            client
+                        }));
+                    }
+                    Ending::Stopped if !the_loops_end => server.abort(),
+                    _ => {}
+                }
+                if the_loops_end {
+                    drop(proactor.take());
+                } else {
+                    run_until(running, "the end", || notes.all_over());
+                }
+                assert!(notes.all_over());
+                let before = if ending == Ending::Failed { 1 << 16 } else { 0 };
+                let (rest, _) = read_until_error(client).join().unwrap();
+                let exchanges = notes.exchanges.borrow();
+                assert_eq!((exchanges.len(), exchanges[0].ending), (1, ending));
+                let content = exchanges[0].content;
+                assert!(content > 0 && content < BIG);
+                assert_eq!(before + rest.len() as u64, notes.headers.get() + content, "{ending:?}");
+                fs::remove_file(at).unwrap();
+            }
+        }
     }
 
     fn uploads_are_told_of(proactor: Proactor) {
