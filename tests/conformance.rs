@@ -19,6 +19,7 @@ const ONCE: [(&str, &[&str]); 4] = [
             "c38_each_backend_ends_the_same",
             "c40_nothing_is_inherited",
             "c43_each_backend_tells_the_same",
+            "nothing_is_held_back_for_what_was_cancelled",
         ],
     ),
     (
@@ -35,6 +36,7 @@ const ONCE: [(&str, &[&str]); 4] = [
     (
         "are of functions that no backend is part of",
         &[
+            "a_record_counts_when_all_of_it_has_left",
             "asking_reads_nothing_in",
             "knows_at_once_what_is_near",
             "no_missing_page_is_overlooked",
