@@ -314,7 +314,7 @@ in_processes_of_their_own! {
         // To a user without privileges, of one pipe and of all of them.
         let (largest, quota) = (read("pipe-max-size"), read("pipe-user-pages-soft") * 4096);
         if largest > 16 << 20 || quota == 0 || quota > 256 << 20 {
-            return not_run("pipes are bounded too little here");
+            return not_run("pipes are bounded too little by this kernel's settings");
         }
         let file = Fd::from(file(LEN));
         kernel::raise_descriptor_limit(DESCRIPTORS);

@@ -8,8 +8,8 @@ use std::io::Write;
 const MAY_LACK: [&str; 7] = [
     "io_uring is denied",
     "Landlock",
-    "by this kernel",
-    "by this file system",
+    "this kernel",
+    "this file system",
     "(package systemd)",
     "(package openssl)",
     "(package chromium-driver)",
