@@ -279,7 +279,7 @@ on_both_backends! {
                     continue;
                 }
                 let options = match ending {
-                    Ending::TimedOut => quick(limits.clone()),
+                    Ending::TimedOut => quick(limits),
                     _ => ServerOptions::default(),
                 };
                 let at = path();
