@@ -3,7 +3,7 @@
 mod common;
 
 use std::cell::RefCell;
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -172,11 +172,7 @@ on_both_backends! {
         for keep in [true, false] {
             let (transport, record, peer) = open(&proactor);
             run_until(&proactor, "the connection", || record.has(&Note::Made));
-            // Of memory, whose end is known at once: a disk's is told by a read that may wait.
-            let mut memory = kernel::memory_file();
-            memory.write_all(&contents(0, 50)).unwrap();
-            memory.rewind().unwrap();
-            let mut source = BufReader::with_capacity(100, memory);
+            let mut source = BufReader::with_capacity(100, file(50));
             source.fill_buf().unwrap();
             // What it has read is all that there is now, and its size says nothing.
             source.get_ref().set_len(0).unwrap();

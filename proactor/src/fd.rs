@@ -330,9 +330,9 @@ impl Fd {
     /// are in the page cache (preadv2(2) with `RWF_NOWAIT`; a plain read where files are memory).
     ///
     /// # Errors
-    /// `WouldBlock`: the disk would have to be waited for, or the file system can't tell, or the
-    /// file may end there, which a read that does not wait can't be believed: use
-    /// [`Op::Read`](crate::Op::Read). Else the read's own error.
+    /// `WouldBlock`: the disk would have to be waited for, or the file system can't tell: use
+    /// [`Op::Read`](crate::Op::Read). Else the read's own error. `Ok(0)` is the end of the file, as
+    /// its size says it.
     pub fn read_nowait(&self, buf: &mut BytesMut, len: usize, offset: u64) -> io::Result<usize> {
         let nowait = self.filesystem() != Filesystem::Memory;
         if nowait {

@@ -248,10 +248,15 @@ pub(crate) fn pread_spare(
         Err(e) if nowait && matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => {
             Err(io::ErrorKind::WouldBlock.into())
         }
-        // No end: 5.10 says so in the middle of a file, at the page from which more is read ahead.
-        Ok(0) if nowait && len > 0 => Err(io::ErrorKind::WouldBlock.into()),
+        // 5.10 says so in the middle of a file, at the page from which more is read ahead.
+        Ok(0) if nowait && len > 0 && !is_end(fd, offset) => Err(io::ErrorKind::WouldBlock.into()),
         other => other,
     }
+}
+
+/// Whether a file's size says that it ends at an offset, or before.
+fn is_end(fd: BorrowedFd<'_>, offset: libc::off_t) -> bool {
+    stat(fd).is_ok_and(|stat| stat.st_size <= offset)
 }
 
 /// Appends at most `len` bytes to `buf`, within its spare capacity; at `offset`, or at the
