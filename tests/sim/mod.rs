@@ -17,7 +17,7 @@ pub mod side;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use spliceport::proactor::sim::{Conditions, Simulation};
+use spliceport::proactor::sim::{Conditions, Faults, Simulation};
 use spliceport::proactor::{BackendChoice, Proactor};
 
 use arrivals::ArrivalsProgram;
@@ -29,6 +29,7 @@ pub struct Result {
     pub problems: Vec<String>,
     pub digest: u64,
     pub trace: Vec<String>,
+    pub faults: Faults,
 }
 
 /// The backend whose code a seed runs.
@@ -62,20 +63,25 @@ impl Kind {
 
     /// Runs the program of a seed in the world of that seed.
     pub fn run(self, seed: u64, record: bool) -> Result {
+        self.run_under(Conditions::from_seed(seed), seed, record)
+    }
+
+    /// The same under other conditions.
+    pub fn run_under(self, conditions: Conditions, seed: u64, record: bool) -> Result {
         match self {
             Kind::Connection => {
                 let program = Program::from_seed(seed);
-                run_program(&program, seed, Conditions::from_seed(seed), record)
+                run_program(&program, seed, conditions, record)
             }
             Kind::Relay => {
                 let program = JoinedProgram::from_seed(seed);
-                in_world(seed, Conditions::from_seed(seed), record, |simulation| {
+                in_world(seed, conditions, record, |simulation| {
                     relays::simulate(&program, simulation, seed)
                 })
             }
             Kind::Arrivals => {
                 let program = ArrivalsProgram::from_seed(seed);
-                in_world(seed, Conditions::from_seed(seed), record, |simulation| {
+                in_world(seed, conditions, record, |simulation| {
                     arrivals::simulate(&program, simulation, seed)
                 })
             }
@@ -115,6 +121,7 @@ fn in_world(
         problems,
         digest: simulation.digest(),
         trace: simulation.trace(),
+        faults: simulation.faults(),
     }
 }
 
