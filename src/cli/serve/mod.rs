@@ -370,7 +370,7 @@ fn raise_open_files() -> u64 {
 }
 
 /// How many files each thread may keep open: all of them together at most half of the descriptors
-/// (they give way to connections), and no more than take a few megabytes of memory.
+/// (they give way to connections), and no more than take some 20 MiB of memory.
 fn open_files(descriptors: u64, threads: usize, precompressed: bool) -> usize {
     const MOST: u64 = 16_384;
     // With the compressed forms, which count as one with their file.
