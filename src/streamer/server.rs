@@ -40,7 +40,7 @@ pub struct ServerOptions {
     pub gate: Option<Arc<Gate>>,
     /// How many files are kept open between requests, each for at most a second; a file and its
     /// compressed forms count as one. They give way where descriptors run out. Default: 256, of the
-    /// 1024 that are usual for a process; the program allows as many as its own limit does.
+    /// 1024 that are usual for a process; the program allows as many as half of its own limit.
     pub open_files: usize,
     /// What is sent besides the files as they are. Default: nothing.
     pub site: Site,
